@@ -1,0 +1,197 @@
+"""ConvNeXt as a multi-scale backbone ("A ConvNet for the 2020s", CVPR 2022).
+
+Plain PyTorch. Parameter names are those of the released code, so that its
+checkpoints fit without renaming.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from convnext_dense.archs import resolve_arch
+from convnext_dense.layers import DropPath, LayerNorm2d, drop_path_rates
+
+logger = logging.getLogger(__name__)
+
+MIN_SIZE = 32  # the last stage has stride 32: below this no position would be left
+
+
+class Block(nn.Module):
+    """Depthwise 7x7, LayerNorm, C -> 4C, GELU, 4C -> C, layer scale, residual (Figure 4).
+
+    Args:
+        dim: channels C.
+        drop_path_rate: probability that a sample skips the branch, in training.
+        layer_scale_init_value: initial value of ``gamma``; 0 leaves the scale out.
+    """
+
+    def __init__(self, dim: int, drop_path_rate: float = 0.0, layer_scale_init_value: float = 1.0) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        # register_parameter keeps the attribute (as None) and the state dict free of it
+        scale = (
+            nn.Parameter(torch.full((dim,), layer_scale_init_value)) if layer_scale_init_value > 0 else None
+        )
+        self.register_parameter("gamma", scale)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        y = self.dwconv(x).permute(0, 2, 3, 1)  # NCHW -> NHWC, a view of channels-last memory
+        y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))  # C -> 4C -> C
+        if self.gamma is not None:
+            y = self.gamma * y
+        return x + self.drop_path(y.permute(0, 3, 1, 2))  # NHWC -> NCHW
+
+
+class ConvNeXt(nn.Module):
+    """Hierarchical ConvNeXt with one normalised output a chosen level.
+
+    Works channels-last inside and returns contiguous NCHW maps: compiled RoIAlign
+    kernels read memory as NCHW whatever the strides say.
+
+    Args:
+        arch: a name in :data:`convnext_dense.archs.ARCHS` or
+            ``dict(depths=(...), dims=(...))`` with four entries each.
+        in_channels: channels of the input image.
+        out_indices: stages to return (0 to 3, strides 4, 8, 16, 32), in rising
+            order; negative ones count from the end; one integer means one stage.
+        drop_path_rate: rate of the last block; it rises linearly over all blocks.
+        layer_scale_init_value: initial layer scale. Every published detection and
+            segmentation recipe takes 1.0, the default here; ImageNet training 1e-6.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k
+            stages with their downsampling layers and output norms.
+        with_cp: recompute each block in the backward pass instead of keeping its
+            activations.
+
+    Attributes:
+        depths, dims: blocks and channels of the four stages.
+        out_indices: the returned stages, non-negative.
+        out_channels, out_strides: one entry a returned level.
+
+    Raises:
+        ValueError: an argument outside the ranges above.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = "tiny",
+        in_channels: int = 3,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.depths, self.dims = resolve_arch(arch)
+        self.in_channels = in_channels
+        self.out_indices = resolve_out_indices(out_indices, len(self.depths))
+        self.out_channels = tuple(self.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+        if not -1 <= frozen_stages <= len(self.depths):
+            raise ValueError(
+                f"frozen_stages={frozen_stages}; use -1 (none) to {len(self.depths)} (all stages)"
+            )
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        stem = nn.Sequential(
+            nn.Conv2d(in_channels, self.dims[0], kernel_size=4, stride=4), LayerNorm2d(self.dims[0])
+        )
+        self.downsample_layers = nn.ModuleList([stem])
+        for c_in, c_out in zip(self.dims[:-1], self.dims[1:], strict=True):
+            down = nn.Sequential(LayerNorm2d(c_in), nn.Conv2d(c_in, c_out, kernel_size=2, stride=2))
+            self.downsample_layers.append(down)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(dim, rate, layer_scale_init_value) for rate in rates))
+            for dim, rates in zip(self.dims, drop_path_rates(drop_path_rate, self.depths), strict=True)
+        )
+        for i in self.out_indices:
+            self.add_module(f"norm{i}", LayerNorm2d(self.dims[i]))
+        self.apply(_init_weights)
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> one contiguous (N, C_i, H / s_i, W / s_i) a level of ``out_indices``.
+
+        H and W are any sizes of at least 32; odd ones round down at each stage.
+
+        Raises:
+            ValueError: an input that is not 4-D, too small, or of other channels.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"input of shape {tuple(x.shape)}; expected (N, {self.in_channels}, H, W)")
+        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+            raise ValueError(
+                f"input of {x.shape[2]}x{x.shape[3]} pixels; at least {MIN_SIZE}x{MIN_SIZE} are needed"
+            )
+        x = x.to(memory_format=torch.channels_last)
+        levels = []
+        for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+            x = down(x)
+            for block in stage:
+                recompute = self.with_cp and torch.is_grad_enabled()
+                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            if i in self.out_indices:
+                levels.append(getattr(self, f"norm{i}")(x).contiguous())
+        return tuple(levels)
+
+    def train(self, mode: bool = True) -> "ConvNeXt":
+        """Set training mode; frozen stages stay in eval mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        modules = [self.downsample_layers[0]]
+        for i in range(self.frozen_stages):
+            modules += [self.downsample_layers[i], self.stages[i]]
+            if i in self.out_indices:
+                modules.append(getattr(self, f"norm{i}"))
+        return modules
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval().requires_grad_(False)
+        if self.frozen_stages >= 0:
+            frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
+            total = sum(p.numel() for p in self.parameters())
+            logger.info(
+                "frozen_stages=%d: %d of %d backbone parameters are frozen", self.frozen_stages, frozen, total
+            )
+
+
+def resolve_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Non-negative stage indices in rising order, e.g. ``(0, -1)`` of 4 -> ``(0, 3)``.
+
+    Raises:
+        ValueError: an index out of range, repeated or out of order, or none at all.
+    """
+    given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    for i in given:
+        if not isinstance(i, int) or not -num_stages <= i < num_stages:
+            raise ValueError(
+                f"out_indices={given}: {i!r} is not a stage; use -{num_stages} to {num_stages - 1}"
+            )
+    resolved = tuple(i % num_stages for i in given)
+    if not resolved or list(resolved) != sorted(set(resolved)):
+        raise ValueError(f"out_indices={given}; name at least one stage, each once, in rising order")
+    return resolved
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Truncated normal of std 0.02 and zero biases, as released."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,14 @@
+"""Importing this module registers everything in mmengine's root registries.
+
+``custom_imports = dict(imports=['convnext_dense.mm'])`` is all that a config needs.
+"""
+
+# Before anything that may import mmcv.ops: mmdet and mmseg cannot even be
+# imported while ``mmcv._ext`` is missing.
+from convnext_dense.mm.ops import install_ops
+
+install_ops()
+
+from convnext_dense.mm import backbones, logs  # noqa: E402, F401
+
+logs.forward_core_logs()

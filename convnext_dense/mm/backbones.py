@@ -1,0 +1,43 @@
+"""Core backbones as mmengine modules in the root registry, so that every scope finds them."""
+
+import copy
+
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+
+from convnext_dense import convnext
+from convnext_dense.checkpoint import load_checkpoint
+
+
+@MODELS.register_module()
+class ConvNeXt(convnext.ConvNeXt, BaseModule):
+    """:class:`convnext_dense.ConvNeXt` with mmengine's ``init_cfg``.
+
+    ``init_cfg=dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads exactly: a
+    missing, unknown or misshapen tensor is an error.
+
+    Args:
+        init_cfg: mmengine's initialisation config; ``None`` keeps the released
+            random initialisation.
+        **kwargs: arguments of the core class.
+
+    Raises:
+        ValueError: an argument that the core class refuses.
+    """
+
+    def __init__(self, init_cfg: dict | list[dict] | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.init_cfg = copy.deepcopy(init_cfg)
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``; pretrained weights go through the exact loader.
+
+        Raises:
+            convnext_dense.checkpoint.CheckpointError: weights that cannot be read or do not fit.
+        """
+        cfg = self.init_cfg
+        if isinstance(cfg, dict) and cfg["type"] == "Pretrained":
+            load_checkpoint(self, cfg["checkpoint"])
+            self.is_init = True
+        else:
+            super().init_weights()
