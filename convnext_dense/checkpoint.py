@@ -83,12 +83,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is not a checkpoint of plain tensors ({reason})") from error
+        raise CheckpointError(f"{path} is not a checkpoint of plain tensors ({reason(error)})") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read, perhaps truncated ({str(error).splitlines()[0]})"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read, perhaps truncated ({reason(error)})") from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -138,6 +135,17 @@ def load_checkpoint(model: nn.Module, source: str) -> LoadReport:
     )
     logger.info("%s", report)
     return report
+
+
+def reason(error: Exception) -> str:
+    """The one line that matters of a page in which torch explains a damaged or refused file.
+
+    Torch's own first line advises to read the file unsafely; that line never gets through.
+    """
+    _, found, detail = str(error).partition("WeightsUnpickler error: ")
+    lines = (detail if found else str(error)).split("\n")
+    line = next((line for line in lines if line.strip()), type(error).__name__)
+    return line.partition(" Please use")[0].strip()
 
 
 def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

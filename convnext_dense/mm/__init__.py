@@ -3,12 +3,14 @@
 ``custom_imports = dict(imports=['convnext_dense.mm'])`` is all that a config needs.
 """
 
+# ruff: noqa: E402, F401
 # Before anything that may import mmcv.ops: mmdet and mmseg cannot even be
 # imported while ``mmcv._ext`` is missing.
 from convnext_dense.mm.ops import install_ops
 
 install_ops()
 
-from convnext_dense.mm import backbones, logs  # noqa: E402, F401
+from convnext_dense.mm import backbones, checkpoints, hooks, logs
 
+checkpoints.read_safely_in_mmengine()
 logs.forward_core_logs()

@@ -1,0 +1,57 @@
+# make demo | test | setup | ops | doctor | lint | bench
+# Each target sets up what it needs on first use, in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+.PHONY: help setup demo test lint format ops doctor bench
+
+help:
+	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
+	@echo "make test     all tests"
+	@echo "make setup    virtual environment in $(VENV) with the tested versions"
+	@echo "make ops      compile mmcv's ops against the installed torch (about ten minutes, once)"
+	@echo "make doctor   what this machine has, and what to do about what it lacks"
+	@echo "make lint     ruff; make format rewrites"
+	@echo "make bench    speed ratios against the peers"
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): requirements/runtime.txt setup.py | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements/runtime.txt
+	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -q -e .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUNTIME)
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements/dev.txt
+	@touch $@
+
+setup: $(RUNTIME)
+
+demo: $(RUNTIME)
+	$(PY) tools/demo.py
+
+test: $(DEV)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(DEV)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+ops: $(RUNTIME)
+	$(PY) tools/build_ops.py
+
+doctor: $(RUNTIME)
+	$(PY) tools/doctor.py
+
+bench: $(RUNTIME)
+	$(PY) tools/bench_ops.py

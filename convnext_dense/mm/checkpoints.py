@@ -1,0 +1,120 @@
+"""mmengine's checkpoint reading made safe, and whole models loaded exactly."""
+
+import contextlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import digit_version
+from torch import nn
+
+from convnext_dense.checkpoint import CheckpointError, fetch, reason
+
+
+def _history_method(owner: type, name: str) -> Callable:
+    """The one use that mmengine's pickles make of ``getattr``; anything wider would be a way out."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise pickle.UnpicklingError(f"getattr of {name!r} is not allowed")
+    return getattr(owner, name)
+
+
+# What mmengine 0.10 puts into its own checkpoints beside tensors: the smoothed
+# training log of its message hub, as numpy arrays. numpy 2 moved ``core`` to
+# ``_core``; files of both read back under either.
+_ARRAY = np.zeros(1).__reduce__()[0]
+_SCALAR = np.float64(1).__reduce__()[0]
+_ALLOWED = [
+    (HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_history_method, "builtins.getattr"),
+    (np.ndarray, "numpy.ndarray"),
+    (np.dtype, "numpy.dtype"),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "?")),
+]
+
+
+def resume_supported() -> bool:
+    """Whether this torch takes an allow-list of names when it reads a checkpoint."""
+    return digit_version(torch.__version__) >= digit_version("2.6")
+
+
+def _allow_mmengine() -> contextlib.AbstractContextManager:
+    if resume_supported():
+        return torch.serialization.safe_globals(_ALLOWED)
+    return contextlib.nullcontext()  # tensors still load; torch refuses a training state
+
+
+def read_checkpoint(source: str, map_location: str | torch.device = "cpu") -> dict:
+    """A training checkpoint of mmengine: tensors, plain containers and its log buffers, nothing else.
+
+    The recorded config text is left out: ``Runner.resume`` would run it as Python.
+
+    Raises:
+        CheckpointError: missing, truncated, or holding an object outside the allow-list.
+    """
+    path = fetch(str(source))
+    try:
+        with _allow_mmengine():
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise CheckpointError(f"cannot load {source}: {reason(error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"cannot load {source}: it holds a {type(checkpoint).__name__}, not a checkpoint"
+        )
+    if isinstance(checkpoint.get("meta"), dict):
+        checkpoint["meta"].pop("config", None)
+    return checkpoint
+
+
+def load_model(model: nn.Module, source: str) -> dict:
+    """Load a whole detector or segmentor exactly and return the checkpoint's ``meta``.
+
+    Raises:
+        CheckpointError: unreadable, or keys or shapes differ; the first few are named.
+    """
+    checkpoint = read_checkpoint(source)
+    state = checkpoint.get("state_dict", checkpoint)
+    check_whole_model(model, state, source)
+    model.load_state_dict(state)
+    return checkpoint.get("meta", {})
+
+
+def check_whole_model(model: nn.Module, state: dict, source: str | Path) -> None:
+    """Raise :class:`CheckpointError` unless ``state`` has exactly the model's keys and shapes."""
+    own = model.state_dict()
+    misshapen = [
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {label}, first {keys[:3]}"
+        for label, keys in (
+            ("missing", [key for key in own if key not in state]),
+            ("not in the model", [key for key in state if key not in own]),
+            ("of another shape", misshapen),
+        )
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"{source} does not fit this config's model: {'; '.join(problems)}")
+
+
+def read_safely_in_mmengine() -> None:
+    """Make mmengine read local files and URLs through :func:`read_checkpoint`.
+
+    This is also what makes ``--resume`` work on torch >= 2.6, whose default
+    refuses mmengine's log buffers.
+    """
+
+    def read(filename: str, map_location: str | torch.device | None = None, **_: object) -> dict:
+        return read_checkpoint(filename, map_location or "cpu")
+
+    CheckpointLoader.register_scheme(prefixes="", loader=read, force=True)
+    CheckpointLoader.register_scheme(prefixes=("http://", "https://"), loader=read, force=True)

@@ -1,0 +1,43 @@
+"""Arguments that the command lines share."""
+
+import argparse
+from typing import get_args
+
+from mmengine.config import DictAction
+
+from convnext_dense.mm.runtime import Launcher, Options
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Config and the options of :class:`convnext_dense.mm.runtime.Options`."""
+    parser.add_argument("config", help="path of a config, or a recipe's name such as cascade/convnext_b_3x")
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<config name>)"
+    )
+    parser.add_argument("--data-root", metavar="DIR", help="dataset folder instead of the config's")
+    parser.add_argument(
+        "--launcher", choices=get_args(Launcher), default="none", help="how processes are started"
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="config entries to replace, e.g. train_cfg.max_epochs=12",
+    )
+    # torchrun's predecessor passes the local rank as an argument
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def common_options(args: argparse.Namespace) -> Options:
+    """Parsed arguments -> :class:`Options`."""
+    return Options(
+        work_dir=args.work_dir,
+        data_root=args.data_root,
+        launcher=args.launcher,
+        device=args.device,
+        overrides=args.cfg_options,
+    )

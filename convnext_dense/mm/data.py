@@ -1,0 +1,64 @@
+"""Where a config looks for its data, and one clear error when it is not there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+SPLITS = ("train", "val", "test")
+
+
+class DatasetNotFoundError(FileNotFoundError):
+    """Files that a config needs are not on disk."""
+
+
+def iter_datasets(node: object) -> Iterator[ConfigDict]:
+    """Dataset configs that name files, below wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
+    if isinstance(node, dict):
+        if "data_prefix" in node or "ann_file" in node:
+            yield node
+        for key in ("dataset", "datasets"):
+            yield from iter_datasets(node.get(key))
+    elif isinstance(node, list | tuple):
+        for item in node:
+            yield from iter_datasets(item)
+
+
+def datasets_of(cfg: Config, splits: tuple[str, ...] = SPLITS) -> list[ConfigDict]:
+    """Dataset configs of the given splits, in their order."""
+    return [data for split in splits for data in iter_datasets(cfg.get(f"{split}_dataloader"))]
+
+
+def set_data_root(cfg: Config, root: str) -> None:
+    """Point every dataset at ``root``, and every evaluator path that lay under an old root."""
+    root = f"{root.rstrip('/')}/"
+    old_roots = {data["data_root"] for data in datasets_of(cfg) if data.get("data_root")}
+    for data in datasets_of(cfg):
+        data["data_root"] = root
+    for split in SPLITS:
+        evaluators = cfg.get(f"{split}_evaluator") or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            for key, value in evaluator.items():
+                for old in old_roots:
+                    if isinstance(value, str) and value.startswith(old):
+                        evaluator[key] = root + value[len(old) :].lstrip("/")
+
+
+def required_paths(data: ConfigDict) -> list[Path]:
+    """Annotation file and image folders of one dataset config."""
+    root = Path(data.get("data_root") or "")
+    parts = [data.get("ann_file"), *(data.get("data_prefix") or {}).values()]
+    return [root / part for part in parts if part]
+
+
+def check_data(cfg: Config, splits: tuple[str, ...] = SPLITS) -> None:
+    """Raise :class:`DatasetNotFoundError` with the first missing path, the layout expected and the remedy."""
+    # files behind a storage backend (S3, petrel) are not ours to look for
+    local = [data for data in datasets_of(cfg, splits) if not data.get("backend_args")]
+    paths = list(dict.fromkeys(path for data in local for path in required_paths(data)))
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        layout = "\n".join(f"  {'missing' if path in missing else 'found  '}  {path}" for path in paths)
+        raise DatasetNotFoundError(
+            f"no dataset at {missing[0]} (give --data-root FOLDER); the layout expected:\n{layout}"
+        )

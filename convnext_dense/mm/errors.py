@@ -1,0 +1,65 @@
+"""Errors that a user can act on, as one line instead of a traceback."""
+
+import contextlib
+import difflib
+import re
+import sys
+import urllib.error
+from collections.abc import Iterator
+
+from mmengine import registry
+
+from convnext_dense.checkpoint import CheckpointError
+from convnext_dense.mm.data import DatasetNotFoundError
+
+CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
+_NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:. ]+?) registry")
+
+
+class UserError(ValueError):
+    """A wrong argument or config entry; the message has the remedy."""
+
+
+def explain(error: BaseException) -> str | None:
+    """One line of advice for an error that a user can act on, ``None`` for anything else."""
+    if isinstance(error, CheckpointError):
+        return f"{error}; give --pretrained PATH to other weights, or --pretrained none for random ones"
+    if isinstance(error, UserError | DatasetNotFoundError):
+        return str(error)
+    if isinstance(error, urllib.error.URLError):
+        return f"cannot download weights ({error}); give --pretrained PATH or --pretrained none"
+    if match := _NOT_REGISTERED.search(str(error)):
+        return _unregistered(match["name"], match["registry"])
+    return None
+
+
+def _unregistered(name: str, registry_name: str) -> str:
+    """``MaskRCN`` of ``mmdet::model`` -> its near names and the line that registers ours."""
+    kind = registry_name.split("::")[-1]
+    roots = [
+        item for item in vars(registry).values() if isinstance(item, registry.Registry) and item.name == kind
+    ]
+    known = {key for root in roots for key in _all_names(root)}
+    near = difflib.get_close_matches(name.split(".")[-1], known, n=3)
+    hint = f"near names: {', '.join(near)}" if near else "no name comes near"
+    return f"no {kind} is called {name!r}; {hint}; if it is one of ours, add to the config: {CUSTOM_IMPORTS}"
+
+
+def _all_names(root: registry.Registry) -> set[str]:
+    names = set(root.module_dict)
+    for child in root.children.values():
+        names |= _all_names(child)
+    return names
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print what :func:`explain` knows and exit with status 2; let the rest through."""
+    try:
+        yield
+    except Exception as error:
+        advice = explain(error)
+        if advice is None:
+            raise
+        print(f"error: {advice}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,42 @@
+"""Packaging. The recipes of ``configs/`` travel in the wheel as ``convnext_dense/configs``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "convnext_dense" / "__init__.py").read_text())[1]
+
+OPENMMLAB = [
+    "mmengine>=0.10.4,<0.11",
+    "mmdet>=3.3,<3.4",
+    "mmsegmentation>=1.2.2,<1.3",
+    "pycocotools>=2.0.6",
+    "ftfy",  # mmseg imports both for its text encoders
+    "regex",
+    "tensorboard",
+    "tqdm",
+    "setuptools<82",  # mmengine imports pkg_resources
+]
+
+setup(
+    name="convnext_dense",
+    version=VERSION,
+    description="Dense prediction with ConvNeXt on the OpenMMLab stack",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["convnext_dense", "convnext_dense.*"]), "convnext_dense.configs"],
+    package_dir={"convnext_dense.configs": "configs"},
+    package_data={"convnext_dense.configs": ["**/*.py"]},
+    # Neither mmcv nor mmcv-lite: both install the module ``mmcv``, and pip would
+    # put one over the other. The extras say which one is meant.
+    install_requires=["torch>=2.1", "numpy>=1.22"],
+    extras_require={
+        "lite": [*OPENMMLAB, "mmcv-lite>=2.0,<2.2"],
+        "full": [*OPENMMLAB, "mmcv>=2.0,<2.2"],
+        "dev": ["pytest", "ruff", "pre-commit"],
+    },
+)

@@ -1,0 +1,37 @@
+"""Evaluate a checkpoint: COCO AP (bbox and segm) or mIoU, and pictures on request."""
+
+import argparse
+from pathlib import Path
+
+from convnext_dense.files import write_json
+from convnext_dense.mm.cli import add_common_arguments, common_options
+from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.mm.hooks import PicturesHook
+from convnext_dense.mm.runtime import testing_runner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument("checkpoint", help="file that training wrote")
+    parser.add_argument("--out", metavar="FILE", help="metrics as JSON")
+    parser.add_argument("--show-dir", metavar="DIR", help="pictures: ground truth left, prediction right")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="detections drawn (default: 0.3)")
+    args = parser.parse_args()
+    with one_line_errors():
+        runner = testing_runner(args.config, args.checkpoint, common_options(args))
+        if args.show_dir:
+            runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
+        metrics = {name: float(value) for name, value in runner.test().items()}  # numpy's do not go into JSON
+    if runner.rank == 0:
+        for name, value in metrics.items():
+            print(f"{name:<24} {value:.4f}")
+        if args.out:
+            write_json(args.out, metrics)
+            print(f"metrics: {args.out}")
+        if args.show_dir:
+            print(f"pictures: {Path(args.show_dir)}")
+
+
+if __name__ == "__main__":
+    main()
