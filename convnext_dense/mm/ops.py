@@ -1,0 +1,175 @@
+"""Lets mmcv-lite serve detectors: a stand-in for ``mmcv._ext`` over :mod:`convnext_dense.ops`.
+
+``mmcv.ops`` asks the extension for attributes when it is imported and calls them later. The stand-in has
+the four ops that detectors and segmentors call, and for every other name a function that raises when it is
+called, naming the op and the remedy. A compiled mmcv is always left in charge.
+
+The calling convention is that of the wrappers of mmcv 2.0 and 2.1 (``mmcv/ops/roi_align.py``, ``nms.py``):
+results are written into tensors that the caller made. mmcv 2.2 calls these four alike, but mmdet 3.3 and
+mmseg 1.2 refuse it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Literal, NoReturn
+
+from torch import Tensor
+
+from convnext_dense import ops
+
+REMEDY = "`make ops` (python tools/build_ops.py) replaces mmcv-lite by mmcv compiled with its ops"
+
+_EXT = "mmcv._ext"
+_SOFT_NMS_METHODS = ("naive", "linear", "gaussian")  # mmcv passes the position
+
+
+def install_ops() -> Literal["mmcv", "torchvision", "portable"]:
+    """Make ``import mmcv.ops``, and with it mmdet and mmseg, work; call it before importing them.
+
+    Idempotent. Returns what serves RoIAlign and NMS: ``"mmcv"`` if it has compiled ops (nothing is
+    changed then), else the backend of the stand-in.
+
+    Raises:
+        ImportError: neither mmcv nor mmcv-lite is installed.
+    """
+    if isinstance(sys.modules.get(_EXT), _StandIn):
+        return ops.op_backend()
+    mmcv = _import_mmcv()
+    try:
+        importlib.import_module(_EXT)
+        return "mmcv"
+    except ModuleNotFoundError as error:
+        if error.name != _EXT:
+            _warn_broken(error)
+    except (ImportError, OSError, RuntimeError) as error:
+        _warn_broken(error)
+    sys.modules[_EXT] = mmcv._ext = _StandIn()
+    return ops.op_backend()
+
+
+def current_ops() -> Literal["mmcv compiled", "torchvision", "portable"]:
+    """What serves RoIAlign and NMS, for a banner; installs the stand-in where it is needed."""
+    backend = install_ops()
+    return "mmcv compiled" if backend == "mmcv" else backend
+
+
+def _import_mmcv() -> ModuleType:
+    try:
+        return importlib.import_module("mmcv")
+    except ModuleNotFoundError as error:
+        if error.name != "mmcv":
+            raise
+        raise ImportError("mmcv is not installed: `make setup`, or pip install mmcv-lite==2.1.0") from error
+
+
+def _warn_broken(error: Exception) -> None:
+    cause = str(error).strip().splitlines() or [type(error).__name__]
+    warnings.warn(
+        f"compiled mmcv ops fail to load ({cause[0]}), so they count as absent; most often they were built "
+        "for another torch. `make ops` (python tools/build_ops.py --force) builds them for this one",
+        stacklevel=3,
+    )
+
+
+class _StandIn(ModuleType):
+    """What ``sys.modules['mmcv._ext']`` holds while mmcv has no compiled ops."""
+
+    def __init__(self) -> None:
+        super().__init__(_EXT, "RoIAlign and NMS by convnext_dense.ops; every other op raises when called.")
+        # find_spec() refuses a module without a spec. With no loader in it, mmcv's check_ops_exist()
+        # still says, rightly, that the compiled ops are absent.
+        self.__spec__ = ModuleSpec(_EXT, loader=None)
+        self.roi_align_forward = _roi_align_forward
+        self.roi_align_backward = _roi_align_backward
+        self.nms = _nms
+        self.softnms = _softnms
+        # mmcv.utils.collect_env() calls these two whenever mmcv.ops can be imported.
+        self.get_compiler_version = self.get_compiling_cuda_version = _not_compiled
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        if name.startswith("_"):  # e.g. __file__, __path__: a module without them must say so
+            raise AttributeError(f"module {_EXT!r} has no attribute {name!r}")
+
+        def missing(*args: object, **kwargs: object) -> NoReturn:
+            raise NotImplementedError(f"mmcv op {name!r} needs compiled mmcv, not mmcv-lite: {REMEDY}")
+
+        missing.__name__ = name
+        return missing
+
+
+def _not_compiled() -> str:
+    return "n/a (mmcv-lite)"
+
+
+def _roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    _refuse_max(pool_mode)
+    size = (aligned_height, aligned_width)
+    output.copy_(ops.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
+
+
+def _roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    _refuse_max(pool_mode)
+    size = (aligned_height, aligned_width)
+    gradient = ops.roi_align_backward(
+        grad_output, rois, grad_input.shape, size, spatial_scale, sampling_ratio, aligned
+    )
+    grad_input.add_(gradient)  # mmcv's kernels add to what is there, too
+
+
+def _refuse_max(pool_mode: int) -> None:
+    if pool_mode == 0:
+        raise NotImplementedError(f"roi_align with pool_mode='max' needs compiled mmcv: {REMEDY}")
+
+
+def _nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:
+    return ops.nms(boxes, scores, iou_threshold, offset)
+
+
+def _softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    *,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Fills the first rows of ``dets`` (N, 5), and returns the indices (M,) that say how many they are."""
+    name = _SOFT_NMS_METHODS[method]
+    kept, indices = ops.soft_nms(boxes, scores, iou_threshold, sigma, min_score, name, offset)
+    dets[: len(kept)] = kept
+    return indices
