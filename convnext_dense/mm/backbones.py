@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 from convnext_dense import convnext
-from convnext_dense.checkpoint import load_checkpoint
+from convnext_dense.checkpoint import CheckpointError, load_checkpoint
 
 
 @MODELS.register_module()
@@ -37,7 +37,11 @@ class ConvNeXt(convnext.ConvNeXt, BaseModule):
         """
         cfg = self.init_cfg
         if isinstance(cfg, dict) and cfg["type"] == "Pretrained":
-            load_checkpoint(self, cfg["checkpoint"])
+            try:
+                load_checkpoint(self, cfg["checkpoint"])
+            except CheckpointError as error:
+                hint = "init_cfg names these weights; --pretrained PATH takes others, --pretrained none random ones"
+                raise CheckpointError(f"{error}; {hint}") from error
             self.is_init = True
         else:
             super().init_weights()

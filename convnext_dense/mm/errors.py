@@ -22,9 +22,7 @@ class UserError(ValueError):
 
 def explain(error: BaseException) -> str | None:
     """One line of advice for an error that a user can act on, ``None`` for anything else."""
-    if isinstance(error, CheckpointError):
-        return f"{error}; give --pretrained PATH to other weights, or --pretrained none for random ones"
-    if isinstance(error, UserError | DatasetNotFoundError):
+    if isinstance(error, UserError | CheckpointError | DatasetNotFoundError):
         return str(error)
     if isinstance(error, urllib.error.URLError):
         return f"cannot download weights ({error}); give --pretrained PATH or --pretrained none"
