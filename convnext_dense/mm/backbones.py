@@ -40,7 +40,7 @@ class ConvNeXt(convnext.ConvNeXt, BaseModule):
             try:
                 load_checkpoint(self, cfg["checkpoint"])
             except CheckpointError as error:
-                hint = "init_cfg names these weights; --pretrained PATH takes others, --pretrained none random ones"
+                hint = "init_cfg names it; --pretrained PATH takes others, --pretrained none random ones"
                 raise CheckpointError(f"{error}; {hint}") from error
             self.is_init = True
         else:

@@ -1,0 +1,31 @@
+"""Cascade Mask R-CNN of the paper: mmdet's, with 4conv1fc box heads in SyncBN that regress boxes by GIoU."""
+
+_base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
+
+# The deviations by which box deltas are divided shrink as the boxes get better from stage to stage.
+box_stds = [(0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)]
+box_heads = [
+    dict(
+        type="ConvFCBBoxHead",
+        num_shared_convs=4,
+        num_shared_fcs=1,
+        in_channels=256,
+        conv_out_channels=256,
+        fc_out_channels=1024,
+        roi_feat_size=7,
+        num_classes=80,
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=(0.0, 0.0, 0.0, 0.0), target_stds=stds),
+        reg_class_agnostic=False,
+        reg_decoded_bbox=True,  # the loss compares boxes, not deltas
+        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+        loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
+    )
+    for stds in box_stds
+]
+model = dict(
+    roi_head=dict(bbox_head=box_heads),
+    # As released: proposals that clipping left without area are kept; mmdet 3 drops them at 0.
+    train_cfg=dict(rpn_proposal=dict(min_bbox_size=-1)),
+    test_cfg=dict(rpn=dict(min_bbox_size=-1)),
+)

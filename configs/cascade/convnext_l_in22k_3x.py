@@ -1,0 +1,22 @@
+"""Cascade Mask R-CNN, ConvNeXt-L pretrained on ImageNet-22K, COCO 3x.
+
+Paper      Table 3: box AP 54.8, mask AP 47.6; 1354 GMACs at 1280x800; 255 M parameters
+Pretrained ImageNet-22K, 224 pixels
+Train      torchrun --nproc-per-node 8 tools/train.py cascade/convnext_l_in22k_3x --launcher pytorch
+Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp32
+"""
+
+_base_ = "./convnext_b_in22k_3x.py"
+
+model = dict(
+    backbone=dict(
+        arch="large",
+        drop_path_rate=0.7,
+        init_cfg=dict(checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_large_22k_224.pth"),
+    ),
+    neck=dict(in_channels=[192, 384, 768, 1536]),
+)
+
+# Stage 2 has 27 blocks, so num_layers = 3 + 27 / 3 = 12; the stem trains at 0.7^13 = 0.01 of the heads' rate.
+# Released without fp16.
+optim_wrapper = dict(type="OptimWrapper", paramwise_cfg=dict(decay_rate=0.7))

@@ -1,0 +1,21 @@
+"""Cascade Mask R-CNN, Swin-B, COCO 3x: baseline of the same table.
+
+Paper      Table 3: box AP 51.9, mask AP 45.0; 982 GMACs at 1280x800
+Pretrained ImageNet-1K, 224 pixels
+Train      torchrun --nproc-per-node 8 tools/train.py cascade/swin_b_3x --launcher pytorch
+Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
+"""
+
+_base_ = "./swin_s_3x.py"
+
+model = dict(
+    backbone=dict(
+        embed_dims=128,
+        num_heads=(4, 8, 16, 32),
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            checkpoint="https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_base_patch4_window7_224.pth"
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

@@ -1,0 +1,79 @@
+"""Parameters and MACs of whole models against the paper's tables."""
+
+import json
+
+import pytest
+from mmengine.config import Config
+from published import TABLES, config, run_tool
+
+from convnext_dense.mm.complexity import compare, config_complexity, countable_rows
+
+FOLDERS = {"mask_rcnn": "mask_rcnn", "cascade": "cascade_mask_rcnn"}
+BASELINES = {"ResNet-50": "resnet50", "X101-32": "x101_32x4d", "X101-64": "x101_64x4d"}
+
+
+def recipe_of(folder: str, row: dict) -> str:
+    name = BASELINES.get(row["backbone"], row["backbone"].lower().replace("-", "_"))
+    return f"{folder}/{name}{'_in22k' if row['pretrain'] == '22K' else ''}_3x"
+
+
+COCO = [
+    pytest.param(recipe_of(folder, row), row, id=recipe_of(folder, row))
+    for folder, method in FOLDERS.items()
+    for row in TABLES["coco"][method]
+]
+
+
+@pytest.mark.parametrize(("name", "row"), COCO)
+def test_table_3(name, row):
+    counted = config_complexity(config(name))
+    assert counted.shape == (800, 1280)
+    if "ConvNeXt" in row["backbone"]:
+        assert counted.macs_g == pytest.approx(row["flops_g"], abs=1)
+        assert counted.params_m == pytest.approx(row["params_m"], abs=1)
+    else:
+        assert counted.macs_g == pytest.approx(row["flops_g"], rel=0.01)
+
+
+UPERNET = """
+_base_ = ["mmseg::_base_/models/upernet_r50.py"]
+default_scope = "mmseg"
+custom_imports = dict(imports=["convnext_dense.mm"])
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=(512, 512)),
+    backbone=dict(_delete_=True, type="ConvNeXt", arch="tiny"),
+    decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),
+    auxiliary_head=dict(in_channels=384, num_classes=150),
+)
+"""
+
+
+def test_a_segmentor_of_table_4(tmp_path):
+    (row,) = [row for row in TABLES["ade20k"]["upernet"] if row["backbone"] == "ConvNeXt-T"]
+    path = tmp_path / "upernet.py"
+    path.write_text(UPERNET)
+    cfg = Config.fromfile(path)
+    counted = config_complexity(cfg)
+    assert counted.shape == (512, 2048)
+    assert counted.macs_g == pytest.approx(row["flops_g"], abs=1)
+    assert counted.params_m == pytest.approx(row["params_m"], abs=1)
+    cfg.model.data_preprocessor.pop("size")
+    with pytest.raises(ValueError, match="give a shape"):
+        config_complexity(cfg)
+    assert config_complexity(cfg, (512, 2048)) == counted
+
+
+def test_the_paper_is_beside_its_protocol_only():
+    own_shape = compare("mask_rcnn/convnext_t_3x", (640, 640))
+    assert own_shape.paper_macs_g is None and own_shape.paper_params_m == 48
+    assert compare("configs/mask_rcnn/convnext_t_3x.py").paper_macs_g == 262
+    assert {"cascade/swin_l_in22k_3x", "imagenet/convnext_xl_in22k_384"} <= set(countable_rows())
+
+
+def test_command_line():
+    result = run_tool("tools/benchmark.py", "complexity", "imagenet/convnext_t_224", "--json")
+    (record,) = json.loads(result.stdout)
+    assert record["params"] == 28_589_128 and record["paper_macs_g"] == 4.5
+    unknown = run_tool("tools/benchmark.py", "complexity", "cascade/convnext_x")
+    assert unknown.returncode == 2 and "near: cascade/convnext" in unknown.stderr
