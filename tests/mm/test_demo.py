@@ -1,0 +1,77 @@
+"""The demo: its configs fit its data, and the whole of it runs through in a few steps."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from convnext_dense import shapes
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {"detection": "mask_rcnn_shapes", "segmentation": "upernet_shapes"}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def config(name: str) -> Config:
+    return Config.fromfile(ROOT / "configs" / "demo" / f"{CONFIGS[name]}.py")
+
+
+def test_configs_name_the_classes_of_the_scenes():
+    detection, segmentation = config("detection"), config("segmentation")
+    assert tuple(detection.metainfo.classes) == shapes.CLASSES
+    assert tuple(segmentation.metainfo.classes) == shapes.SEGMENTATION_CLASSES
+    assert detection.model.roi_head.bbox_head.num_classes == len(shapes.CLASSES)
+    assert detection.model.roi_head.mask_head.num_classes == len(shapes.CLASSES)
+    assert segmentation.model.decode_head.num_classes == len(shapes.SEGMENTATION_CLASSES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_models_stay_small(name):
+    from mmengine.registry import MODELS, init_default_scope
+
+    import convnext_dense.mm  # noqa: F401
+
+    cfg = config(name)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in model.parameters()) < 4e6
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "good"), [(0.90, "ok", True), (0.85, "ok", True), (0.84, "MISSED", False)]
+)
+def test_the_report_judges_each_target(demo, value, verdict, good):
+    coco = {"coco/bbox_mAP": 0.8, "coco/bbox_mAP_50": 0.95, "coco/segm_mAP_50": 0.95}
+    table, reached = demo.report({"detection": coco, "segmentation": {"mIoU": 100 * value}})
+    assert reached is good
+    assert table.splitlines()[-1].split() == ["segmentation", "mIoU", f"{value:.3f}", "0.85", verdict]
+
+
+def test_a_few_steps_of_the_whole_demo(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "demo.py")]
+    options = ["--out", "out", "--train", "8", "--val", "3", "--steps", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command + options, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("detection.png", "segmentation.png", "curves.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 0 <= metrics["detection"]["coco/segm_mAP_50"] <= 1
+    assert 0 <= metrics["segmentation"]["mIoU"] <= 100
+    assert "segmentation mIoU" in done.stdout
