@@ -37,7 +37,7 @@ demo: $(RUNTIME)
 	$(PY) tools/demo.py
 
 test: $(DEV)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -81,12 +82,16 @@ def tasks(out: Path) -> tuple[Task, Task]:
 
 
 def run_tool(name: str, *args: object) -> None:
-    """Run one of our command lines as a user would.
+    """Run one of our command lines as a user would, on one thread unless the environment says otherwise.
+
+    On maps this small a second thread gains little; where another process uses its core, each of the many
+    short operations waits for it, and a step takes twenty times as long.
 
     Raises:
         subprocess.CalledProcessError: it failed; its own message is on the terminal.
     """
-    subprocess.run([sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, args)], check=True)
+    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, args)]
+    subprocess.run(command, check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
 
 
 def learn(task: Task, steps: int | None) -> dict[str, float]:

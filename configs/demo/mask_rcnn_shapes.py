@@ -8,7 +8,7 @@ Expect   box AP above 0.70, box and mask AP50 above 0.92 on the validation scene
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py", "mmdet::_base_/default_runtime.py"]
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
 
-# ---- model: mmdet's Mask R-CNN with a quarter of its channels
+# ---- model: mmdet's Mask R-CNN with a quarter of its channels; 2.4 M parameters, half in the backbone
 dims = [32, 64, 128, 256]
 num_classes = 3
 model = dict(
@@ -16,7 +16,7 @@ model = dict(
         _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
-        # The released initialisation (std 0.02) is meant for wider nets and 300 epochs.
+        # The released initialisation (std 0.02) suits wider nets; these narrow ones barely start with it.
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], nonlinearity="linear"),
     ),
     neck=dict(in_channels=dims, out_channels=64),
