@@ -10,6 +10,13 @@ from convnext_dense.mm.hooks import PicturesHook
 from convnext_dense.mm.runtime import testing_runner
 
 
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_arguments(parser)
@@ -17,9 +24,14 @@ def main() -> None:
     parser.add_argument("--out", metavar="FILE", help="metrics as JSON")
     parser.add_argument("--show-dir", metavar="DIR", help="pictures: ground truth left, prediction right")
     parser.add_argument("--score-thr", type=float, default=0.3, help="detections drawn (default: 0.3)")
+    parser.add_argument("--tta", action="store_true", help="merge predictions over scales and flips")
+    parser.add_argument(
+        "--window-batch", type=positive, metavar="N", help="sliding windows at once (default: by free memory)"
+    )
     args = parser.parse_args()
     with one_line_errors():
-        runner = testing_runner(args.config, args.checkpoint, common_options(args))
+        options = common_options(args)
+        runner = testing_runner(args.config, args.checkpoint, options, args.tta, args.window_batch)
         if args.show_dir:
             runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
         metrics = {name: float(value) for name, value in runner.test().items()}  # numpy's do not go into JSON

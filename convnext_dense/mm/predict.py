@@ -21,6 +21,7 @@ from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.hooks import draw
 from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.windows import bound_predictions
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -65,6 +66,7 @@ class Predictor:
         self.model: nn.Module = MODELS.build(cfg.model)
         meta = load_model(self.model, checkpoint).get("dataset_meta") or _dataset_meta(cfg)
         self.model.to(get_device()).eval()
+        bound_predictions(self.model)
         self.classes: tuple[str, ...] = tuple(meta.get("classes") or ())
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
         self.visualizer.dataset_meta = meta

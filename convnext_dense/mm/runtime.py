@@ -19,7 +19,10 @@ from convnext_dense.mm.checkpoints import check_whole_model, read_checkpoint
 from convnext_dense.mm.data import check_data, set_data_root
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.ops import current_ops
+from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.settings import set_amp, set_backends, set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.tta import set_tta
+from convnext_dense.mm.windows import bound_predictions
 from convnext_dense.recipes import config_path
 
 Launcher = Literal["none", "pytorch", "slurm"]
@@ -56,7 +59,9 @@ class DenseRunner(Runner):
         """
         strict = self.cfg.get("load_strict", True) if strict is None else strict
         if strict:
-            model = self.model.module if hasattr(self.model, "module") else self.model
+            model = self.model
+            while hasattr(model, "module"):  # below the wrappers of distributed and augmented testing
+                model = model.module
             checkpoint = read_checkpoint(filename)
             check_whole_model(model, checkpoint.get("state_dict", checkpoint), filename)
         return super().load_checkpoint(filename, map_location, strict, revise_keys or [(r"^module\.", "")])
@@ -146,6 +151,7 @@ class Options:
     Attributes:
         work_dir: folder of logs and checkpoints; ``work_dirs/<config name>`` by default.
         data_root: replaces the config's dataset folder.
+        classes: names of one's own classes, a JSON file or a comma list.
         launcher: how processes were started.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``None`` lets mmengine choose.
         overrides: mmengine's ``--cfg-options``.
@@ -153,6 +159,7 @@ class Options:
 
     work_dir: str | None = None
     data_root: str | None = None
+    classes: str | None = None
     launcher: Launcher = "none"
     device: str | None = None
     overrides: dict | None = None
@@ -216,6 +223,7 @@ def training_runner(
     """
     cfg, notes = open_config(source, options)
     check_data(cfg)
+    notes += set_own_data(cfg, options.classes)
     checkpoint, resume_note = resume_point(cfg, resume)
     if checkpoint:
         cfg.resume, cfg.load_from = True, checkpoint
@@ -234,20 +242,33 @@ def training_runner(
     return runner
 
 
-def testing_runner(source: str, checkpoint: str, options: Options) -> Runner:
+def testing_runner(
+    source: str, checkpoint: str, options: Options, tta: bool = False, window_batch: int | None = None
+) -> Runner:
     """A runner ready for ``test()`` with ``checkpoint`` loaded exactly.
+
+    Args:
+        source: config path or recipe name.
+        checkpoint: file that training wrote.
+        options: shared options.
+        tta: merge predictions over scales and flips.
+        window_batch: windows of a segmentor's image at once; ``None`` chooses by the free memory.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
     cfg, notes = open_config(source, options)
     check_data(cfg, ("test",))
+    notes += set_own_data(cfg, options.classes, ("test",))
     if not Path(checkpoint).is_file() and "://" not in checkpoint:
         raise UserError(f"no checkpoint at {checkpoint}")
     set_pretrained(cfg, "none")
     cfg.load_from, cfg.resume = checkpoint, False
+    notes.append(set_tta(cfg) if tta else None)
     runner = RUNNERS.build(cfg)
-    for line in [f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops()}", *notes]:
+    notes.append(bound_predictions(runner.model, window_batch))
+    first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops()}"
+    for line in [first, *filter(None, notes)]:
         runner.logger.info(line)
     return runner
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from mmengine.config import Config
 from published import TABLES, config, run_tool
 
 from convnext_dense.mm.complexity import compare, config_complexity, countable_rows
@@ -35,29 +34,28 @@ def test_table_3(name, row):
         assert counted.macs_g == pytest.approx(row["flops_g"], rel=0.01)
 
 
-UPERNET = """
-_base_ = ["mmseg::_base_/models/upernet_r50.py"]
-default_scope = "mmseg"
-custom_imports = dict(imports=["convnext_dense.mm"])
-model = dict(
-    pretrained=None,
-    data_preprocessor=dict(size=(512, 512)),
-    backbone=dict(_delete_=True, type="ConvNeXt", arch="tiny"),
-    decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),
-    auxiliary_head=dict(in_channels=384, num_classes=150),
-)
-"""
+def ade20k_recipe_of(row: dict) -> str:
+    name = row["backbone"].lower().replace("-", "_")
+    return f"upernet/{name}{'_in22k' if row['pretrain'] == '22K' else ''}_{row['crop']}_160k"
 
 
-def test_a_segmentor_of_table_4(tmp_path):
-    (row,) = [row for row in TABLES["ade20k"]["upernet"] if row["backbone"] == "ConvNeXt-T"]
-    path = tmp_path / "upernet.py"
-    path.write_text(UPERNET)
-    cfg = Config.fromfile(path)
-    counted = config_complexity(cfg)
-    assert counted.shape == (512, 2048)
-    assert counted.macs_g == pytest.approx(row["flops_g"], abs=1)
+ADE20K = [
+    pytest.param(ade20k_recipe_of(row), row, id=ade20k_recipe_of(row)) for row in TABLES["ade20k"]["upernet"]
+]
+
+
+@pytest.mark.parametrize(("name", "row"), ADE20K)
+def test_table_4(name, row):
+    counted = config_complexity(config(name))
+    assert counted.shape == (row["crop"], 4 * row["crop"])
+    tolerance = dict(abs=1) if "ConvNeXt" in row["backbone"] else dict(rel=0.01)
+    assert counted.macs_g == pytest.approx(row["flops_g"], **tolerance)
     assert counted.params_m == pytest.approx(row["params_m"], abs=1)
+
+
+def test_a_segmentor_without_a_crop_needs_a_shape():
+    cfg = config("upernet/convnext_t_512_160k")
+    counted = config_complexity(cfg)
     cfg.model.data_preprocessor.pop("size")
     with pytest.raises(ValueError, match="give a shape"):
         config_complexity(cfg)
@@ -69,6 +67,7 @@ def test_the_paper_is_beside_its_protocol_only():
     assert own_shape.paper_macs_g is None and own_shape.paper_params_m == 48
     assert compare("configs/mask_rcnn/convnext_t_3x.py").paper_macs_g == 262
     assert {"cascade/swin_l_in22k_3x", "imagenet/convnext_xl_in22k_384"} <= set(countable_rows())
+    assert {name for name, _ in (param.values for param in ADE20K)} <= set(countable_rows())
 
 
 def test_command_line():

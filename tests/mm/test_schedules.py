@@ -15,6 +15,8 @@ from convnext_dense.mm.schedule import run_length, simulate
 
 ITERS_PER_EPOCH = 7330  # 117,266 images, 8 GPUs, 2 images each
 COCO_CONFIGS = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/"))]
+ADE20K_CONFIGS = [name for name in list_configs() if name.startswith("upernet/")]
+ADE20K_RECIPES = [name for name in RECIPES if name.startswith("upernet/")]
 
 
 def published_rates(base: float, recipe: dict) -> np.ndarray:
@@ -59,6 +61,52 @@ def test_the_landmarks(simulated):
     assert rates[27 * ITERS_PER_EPOCH - 1] == pytest.approx(1)
     assert rates[27 * ITERS_PER_EPOCH] == pytest.approx(0.1)
     assert rates[33 * ITERS_PER_EPOCH] == rates[-1] == pytest.approx(0.01)
+
+
+def published_poly_rates(base: float, recipe: dict) -> np.ndarray:
+    """mmcv 1.x's poly policy by iteration, with a linear warm-up, written from its documentation.
+
+    Regular rate of iteration n of N: ``(base - min) * (1 - n / N) ** power + min``. During the warm-up of
+    W iterations, iteration n has ``regular * (1 - (1 - n / W) * (1 - ratio))``.
+    """
+    n = np.arange(recipe["iters"])
+    schedule, warmup = recipe["schedule"], recipe["warmup"]
+    assert (schedule["policy"], schedule["from_iter"], warmup["type"]) == ("poly", 0, "linear")
+    share = (1 - n / recipe["iters"]) ** schedule["power"]
+    regular = (base - schedule["min_lr"]) * share + schedule["min_lr"]
+    rising = 1 - (1 - n / warmup["iters"]) * (1 - warmup["ratio"])
+    return np.where(n < warmup["iters"], regular * rising, regular)
+
+
+@pytest.fixture(scope="module")
+def simulated_ade20k() -> dict[str, np.ndarray]:
+    """Recipe -> (iterations,): the rate of the heads."""
+    configs = {name: config(name) for name in ADE20K_CONFIGS}
+    first = configs[ADE20K_RECIPES[0]]
+    assert all(cfg.param_scheduler == first.param_scheduler for cfg in configs.values())
+    assert {run_length(cfg) for cfg in configs.values()} == {(160_000, 160_000)}
+    bases = {name: cfg.optim_wrapper.optimizer.lr for name, cfg in configs.items()}
+    different = sorted(set(bases.values()))
+    rates = simulate(first.param_scheduler, different, 160_000, 160_000)
+    return {name: rates[:, different.index(base)] for name, base in bases.items()}
+
+
+@pytest.mark.parametrize("name", ADE20K_CONFIGS)
+def test_every_iteration_of_every_ade20k_recipe(name, simulated_ade20k):
+    recipe = RECIPES.get(name, RECIPES["upernet/convnext_t_512_160k"])  # Swin's release has the same schedule
+    base = recipe["optimizer"]["lr"] if name in RECIPES else 6e-5
+    expected = published_poly_rates(base, recipe)
+    assert len(expected) == 160_000
+    np.testing.assert_allclose(simulated_ade20k[name], expected, rtol=1e-9, atol=0)  # none left out
+
+
+def test_the_landmarks_of_ade20k(simulated_ade20k):
+    rates = simulated_ade20k["upernet/convnext_xl_in22k_640_160k"] / 8e-5
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates[750] == pytest.approx((0.5 + 0.5e-6) * (1 - 750 / 160_000))
+    assert rates.argmax() == 1500 and rates[1500] == pytest.approx(1 - 1500 / 160_000)
+    assert rates[80_000] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(1 / 160_000)
 
 
 class Toy(BaseModel):

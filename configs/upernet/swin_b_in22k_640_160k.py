@@ -1,0 +1,28 @@
+"""UperNet, Swin-B pretrained on ImageNet-22K, ADE20K 160k at 640 pixels: baseline of the same table.
+
+Paper      Table 4: mIoU 51.7 at several scales + flip; 1841 GMACs at 640x2560; 121 M parameters
+Pretrained ImageNet-22K, 224 pixels
+Train      torchrun --nproc-per-node 8 tools/train.py upernet/swin_b_in22k_640_160k --launcher pytorch
+Cost       160,000 iterations of 8 GPUs x 2 images, fp32
+Status     same recipe, not released
+"""
+
+_base_ = ["../_base_/ade20k_160k_640.py", "../_base_/ade20k_160k_swin.py"]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="SwinTransformer",
+        embed_dims=128,
+        depths=(2, 2, 18, 2),
+        num_heads=(4, 8, 16, 32),
+        window_size=7,
+        drop_path_rate=0.3,
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_base_patch4_window7_224_22k_20220317-4f79f7c0.pth",
+        ),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)

@@ -1,0 +1,240 @@
+"""Test-time augmentation: scales and a horizontal flip, for segmentation and for detection with masks.
+
+Augmented samples come from mmcv's ``TestTimeAug``: the config's ``tta_pipeline``, or one made from the test
+pipeline. The models below are wrapped around the trained one by :func:`set_tta`.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseTTAModel
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+
+from convnext_dense.mm.data import datasets_of
+from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.windows import BoundedPredict, free_memory
+
+SEGMENTATION_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # as published for ADE20K
+DETECTION_RATIOS = (0.75, 1.0, 1.25)  # nothing is published
+# keep the logits of every augmentation, or refuse masks; ours take their place
+_REPLACED = {"SegTTAModel": "SegmentationTTA", "DetTTAModel": "DetectionTTA"}
+
+
+def set_tta(cfg: Config) -> str:
+    """Make the test of ``cfg`` an augmented one; the line to tell the user.
+
+    Raises:
+        UserError: a test pipeline that cannot be varied, or a model that is neither kind.
+    """
+    segments = "decode_head" in cfg.model
+    if not segments and "roi_head" not in cfg.model:
+        raise UserError(f"--tta needs a segmentor or a detector with RoI heads, not {cfg.model.type}")
+    ours = "SegmentationTTA" if segments else "DetectionTTA"
+    wrapper = ConfigDict(cfg.get("tta_model") or dict(type=ours))
+    if wrapper.type.split(".")[-1] in _REPLACED:
+        wrapper = ConfigDict(type=ours)
+    ratios = SEGMENTATION_RATIOS if segments else DETECTION_RATIOS
+    for data in datasets_of(cfg, ("test",)):
+        data.pipeline = copy.deepcopy(cfg.get("tta_pipeline")) or augmented_pipeline(data.pipeline, ratios)
+    cfg.model = ConfigDict(wrapper, module=cfg.model)
+    source = "the config's tta_pipeline" if cfg.get("tta_pipeline") else f"ratios {ratios}, each flipped too"
+    return f"augmented test: {source}"
+
+
+def augmented_pipeline(steps: list[dict], ratios: tuple[float, ...]) -> list[dict]:
+    """Test pipeline -> load, then each ratio with and without a flip, then the other steps.
+
+    A ratio multiplies the scale that the pipeline resizes to, as published; mmseg's own configs multiply
+    the size of the image itself. Annotations are read after the flip, so they stay as they are.
+
+    Raises:
+        UserError: a resize whose scale cannot be multiplied.
+    """
+    kinds = [step.type.split(".")[-1] for step in steps]  # mmseg.Resize is a Resize
+    load = [step for step, kind in zip(steps, kinds, strict=True) if kind.startswith("LoadImage")]
+    resizes = [step for step, kind in zip(steps, kinds, strict=True) if "Resize" in kind]
+    rest = [copy.deepcopy(step) for step in steps if step not in load and step not in resizes]
+    if resizes and [kind for kind in kinds if "Resize" in kind] != ["Resize"]:
+        raise UserError(
+            f"--tta cannot vary {[step.type for step in resizes]}; give the config a tta_pipeline"
+        )
+    resize = resizes[0] if resizes else ConfigDict(type="Resize", scale_factor=1.0, keep_ratio=True)
+    for step in rest:
+        if step.get("meta_keys"):  # the flip has to be known when predictions are turned back
+            step.meta_keys = tuple(dict.fromkeys([*step.meta_keys, "scale_factor", "flip", "flip_direction"]))
+    flips = [ConfigDict(type="RandomFlip", prob=prob, direction="horizontal") for prob in (0.0, 1.0)]
+    variants = [[_scaled(resize, ratio) for ratio in ratios], flips, *([step] for step in rest)]
+    return [*load, ConfigDict(type="TestTimeAug", transforms=variants)]
+
+
+def _scaled(resize: ConfigDict, ratio: float) -> ConfigDict:
+    """The resize step with its scale times ``ratio``."""
+    step = copy.deepcopy(resize)
+    if step.get("scale") is None:
+        factors = step.scale_factor if isinstance(step.scale_factor, tuple) else (step.scale_factor,) * 2
+        step.scale_factor = tuple(factor * ratio for factor in factors)
+    else:
+        scale = (step.scale,) * 2 if isinstance(step.scale, int) else step.scale
+        step.scale = tuple(int(side * ratio) for side in scale)
+    return step
+
+
+class _OneByOne(BaseTTAModel):
+    """Augmentations reach the model one after the other, not as a list of finished predictions."""
+
+    def views(self, data: dict) -> Iterator[tuple[Tensor, list]]:
+        """Preprocessed images (N, 3, H, W) and their samples, one augmentation after the other."""
+        for i in range(len(data["inputs"])):
+            view = self.module.data_preprocessor({key: value[i] for key, value in data.items()}, False)
+            yield view["inputs"], view["data_samples"]
+
+    def merge_preds(self, data_samples_list: list) -> list:
+        raise NotImplementedError("predictions are merged in test_step, as they come")
+
+
+@MODELS.register_module()
+class SegmentationTTA(_OneByOne):
+    """Mean over the augmentations of the class probabilities at the original size, in one running sum.
+
+    What mmseg 0.x published and what mmseg 1.x's ``SegTTAModel`` computes from a list of all logits.
+
+    Args:
+        mode: ``whole`` as published, or ``slide``; replaces the segmentor's own.
+        module: the segmentor.
+    """
+
+    def __init__(self, mode: str = "whole", **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.module.test_cfg = ConfigDict(self.module.test_cfg, mode=mode)
+
+    def test_step(self, data: dict) -> list:
+        """Collated augmentations -> one sample an image, with ``pred_sem_seg``."""
+        own = self.module.predict
+        predict = own if isinstance(own, BoundedPredict) else BoundedPredict(self.module)
+        samples: list = []
+        sums: list[Tensor] = []
+        for inputs, view in self.views(data):
+            metas = [sample.metainfo for sample in view]
+            if not samples:
+                samples = view
+                sums = [_zeros(inputs, self.module.out_channels, meta["ori_shape"][:2]) for meta in metas]
+            for i, rows, logits in predict.original_rows(inputs, metas):
+                probabilities = logits.softmax(0) if len(logits) > 1 else logits.sigmoid()
+                sums[i][:, rows] += probabilities.to(sums[i])
+        for sample, total in zip(samples, sums, strict=True):
+            label = self._labels(total.div_(len(data["inputs"])))
+            sample.set_data({"pred_sem_seg": PixelData(data=label.to(inputs.device))})
+        return samples
+
+    def _labels(self, probabilities: Tensor) -> Tensor:
+        """(C, H, W) -> (1, H, W), as mmseg: one channel is a binary map with the head's threshold."""
+        if len(probabilities) > 1:
+            return probabilities.argmax(0, keepdim=True)
+        return (probabilities > self.module.decode_head.threshold).to(probabilities)
+
+
+def _zeros(like: Tensor, channels: int, shape: tuple[int, int]) -> Tensor:
+    """(channels, \\*shape) beside the images, or on the CPU where it would take half of what is left."""
+    size = 4 * channels * shape[0] * shape[1]
+    device = like.device if size < free_memory(like.device) // 2 else torch.device("cpu")
+    return torch.zeros(channels, *shape, device=device)
+
+
+@MODELS.register_module()
+class DetectionTTA(_OneByOne):
+    """Boxes of all augmentations through one NMS, masks averaged on the boxes that it keeps.
+
+    Every augmentation contributes its boxes, mapped back to the original image, with the scores of all
+    classes; the model's own score threshold, NMS and limit choose among them. Each augmentation then sees
+    the chosen boxes and its mask probabilities, turned back, are averaged before they are pasted.
+
+    Args:
+        module: a two-stage detector with the heads of Mask R-CNN or Cascade (Mask) R-CNN.
+
+    Raises:
+        UserError: heads that predict in another way.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+
+        head = getattr(self.module, "roi_head", None)
+        if type(head) not in (StandardRoIHead, CascadeRoIHead):
+            raise UserError(f"--tta merges StandardRoIHead and CascadeRoIHead, not {type(head).__name__}")
+        self.cascade = type(head) is CascadeRoIHead
+
+    def test_step(self, data: dict) -> list:
+        """Collated augmentations -> one sample an image, with ``pred_instances`` at the original size."""
+        samples: list = []
+        features: list[tuple[Tensor, ...]] = []  # of each augmentation; the masks need them again
+        metas: list[list[dict]] = []  # [augmentation][image]
+        boxes: list[list[InstanceData]] = []
+        for inputs, view in self.views(data):
+            samples = samples or view
+            features.append(self.module.extract_feat(inputs))
+            metas.append([sample.metainfo for sample in view])
+            proposals = self.module.rpn_head.predict(features[-1], view, rescale=False)
+            # without a test_cfg the head returns all boxes and scores, before its NMS
+            boxes.append(self.module.roi_head.predict_bbox(features[-1], metas[-1], proposals, None))
+        for i, sample in enumerate(samples):
+            views = [image_metas[i] for image_metas in metas]
+            found = self._merge_boxes([results[i] for results in boxes], views)
+            if self.module.roi_head.with_mask:
+                levels = [tuple(level[i : i + 1] for level in pyramid) for pyramid in features]
+                self._add_masks(found, levels, views)
+            sample.pred_instances = found
+        return samples
+
+    def _merge_boxes(self, results: list[InstanceData], metas: list[dict]) -> InstanceData:
+        """Raw boxes (n, 4 or 4 * classes) and scores (n, classes + 1) of each augmentation -> detections."""
+        from mmdet.models.layers import multiclass_nms
+        from mmdet.structures.bbox import bbox_mapping_back
+
+        cfg = self.module.roi_head.test_cfg
+        pairs = list(zip(results, metas, strict=True))
+        pairs = [pair for pair in pairs if len(pair[0].bboxes)] or pairs[:1]  # empty ones have 4 columns
+        boxes = torch.cat([bbox_mapping_back(found.bboxes, *_view(meta)) for found, meta in pairs])
+        scores = torch.cat([found.scores for found, _ in pairs])
+        kept, labels = multiclass_nms(boxes, scores, cfg.score_thr, cfg.nms, cfg.max_per_img)
+        return InstanceData(bboxes=kept[:, :4], scores=kept[:, 4], labels=labels)
+
+    def _add_masks(self, found: InstanceData, features: list[tuple[Tensor, ...]], metas: list[dict]) -> None:
+        """Masks (n, H, W) of the detections ``found`` of one image at its original size."""
+        from mmdet.structures.bbox import bbox2roi, bbox_mapping
+
+        head: nn.Module = self.module.roi_head
+        mask_head = head.mask_head[-1] if self.cascade else head.mask_head
+        mean = 0.0
+        if len(found):
+            for x, meta in zip(features, metas, strict=True):
+                rois = bbox2roi([bbox_mapping(found.bboxes, *_view(meta))])
+                mean = mean + _turned(self._mask_probabilities(x, rois), meta) / len(metas)
+        # the boxes are the original image's already
+        meta = dict(metas[0], scale_factor=(1.0, 1.0))
+        mask_head.predict_by_feat([mean], [found], [meta], head.test_cfg, rescale=True, activate_map=True)
+
+    def _mask_probabilities(self, features: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+        """(n, classes, 28, 28) for RoIs (n, 5); Cascade averages its stages."""
+        head = self.module.roi_head
+        if not self.cascade:
+            return head._mask_forward(features, rois)["mask_preds"].sigmoid()
+        stages = [head._mask_forward(i, features, rois)["mask_preds"] for i in range(head.num_stages)]
+        return torch.stack([stage.sigmoid() for stage in stages]).mean(0)
+
+
+def _view(meta: dict) -> tuple:
+    """What maps boxes between an augmented image and the original: its shape, scale, flip and direction."""
+    scale = (*meta["scale_factor"], *meta["scale_factor"])  # (w, h) -> of x1, y1, x2, y2
+    return meta["img_shape"], scale, meta.get("flip", False), meta.get("flip_direction") or "horizontal"
+
+
+def _turned(masks: Tensor, meta: dict) -> Tensor:
+    """(n, C, h, w) of flipped boxes as they lie in the original image."""
+    if not meta.get("flip"):
+        return masks
+    return masks.flip({"horizontal": (3,), "vertical": (2,), "diagonal": (2, 3)}[meta["flip_direction"]])

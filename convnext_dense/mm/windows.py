@@ -1,0 +1,273 @@
+"""Segmentation of images of any size in bounded memory: windows in batches, label maps row by row.
+
+mmseg 1.2 feeds the windows of an image to the network one by one, adds each to a map of the whole image and
+resizes all of that map at once: 4096 x 4096 pixels of 150 classes are 10 GB, several times over. Here a row
+of pixels is finished as soon as no later window touches it: averaged, resized to the original width and
+height, and reduced to its labels.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import torch
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convnext_dense.mm.errors import UserError
+
+BAND_BYTES = 64 * 2**20  # of logits handled at a time
+LARGEST_BATCH = 16  # of windows; more fill no GPU better
+# Floats that UperNet keeps alive a pixel of a window, beside its logits: four levels of 512 channels
+# concatenated at a quarter of the width and height (128), the convolution of them, and the backbone.
+FEATURES_PER_PIXEL = 512
+
+
+def choose_window_batch(free: int, pixels: int, classes: int) -> int:
+    """How many windows of ``pixels`` pixels to run at once, when half of ``free`` bytes may be used."""
+    bytes_per_window = 4 * pixels * (2 * classes + FEATURES_PER_PIXEL)  # logits before and after their resize
+    return max(1, min(LARGEST_BATCH, free // 2 // bytes_per_window))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that tensors on ``device`` could still take."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return 4 * 2**30
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along one side; the last window ends with the image.
+
+    Raises:
+        UserError: windows with gaps between them.
+    """
+    if size <= window:
+        return [0]
+    if stride > window:
+        raise UserError(f"test_cfg.stride {stride} leaves gaps between windows of {window} pixels")
+    count = -(-(size - window) // stride) + 1
+    return [min(i * stride, size - window) for i in range(count)]
+
+
+def covering(starts: list[int], window: int, size: int) -> Tensor:
+    """(size,) how many windows cover each pixel along one side."""
+    hits = torch.zeros(size)
+    for start in starts:
+        hits[start : start + window] += 1
+    return hits
+
+
+def resize_taps(size_in: int, size_out: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Row of the source above and below each row of the result, and the weight of the one below.
+
+    Rounded to float32 where ``F.interpolate`` rounds (once for the scale, once for the position): exact
+    weights would differ from its weights in the fourth digit where maps are large.
+    """
+    rows = torch.arange(size_out, dtype=torch.float64)
+    if align_corners:
+        scale = torch.tensor((size_in - 1) / max(size_out - 1, 1)).double()
+        source = (rows * scale).float()
+    else:
+        scale = torch.tensor(size_in / size_out).double()
+        source = ((rows + 0.5) * scale - 0.5).clamp_(min=0).float()
+    above = source.long().clamp_(max=size_in - 1)
+    return above, (above + 1).clamp_(max=size_in - 1), source - above
+
+
+def resize_bands(
+    bands: Iterator[Tensor], size_in: tuple[int, int], size_out: tuple[int, int], align_corners: bool
+) -> Iterator[Tensor]:
+    """Bilinear resize of a map that arrives in bands of rows, from the top; equal to that of the whole map.
+
+    (N, C, h, W) bands of ``size_in`` -> (N, C, h', W') bands of ``size_out``.
+    """
+    if size_in == size_out:
+        yield from bands
+        return
+    above, below, weight = resize_taps(size_in[0], size_out[0], align_corners)
+    held, first, done = None, 0, 0  # rows in hand, the index of their first one, rows of the result given out
+    for band in bands:
+        if size_in[1] != size_out[1]:
+            wide = (band.shape[2], size_out[1])
+            band = F.interpolate(band, wide, mode="bilinear", align_corners=align_corners)
+        held = band if held is None else torch.cat([held, band], 2)
+        ready = int((below < first + held.shape[2]).sum())
+        step = _rows_of_a_band(held)
+        for top in range(done, ready, step):
+            rows = slice(top, min(top + step, ready))
+            upper, lower = (held[:, :, (index[rows] - first).to(held.device)] for index in (above, below))
+            yield upper.lerp_(lower, weight[rows, None].to(held))
+        done = ready
+        unused = int(above[done]) - first if done < size_out[0] else held.shape[2]
+        unused = min(unused, held.shape[2])
+        held, first = held[:, :, unused:], first + unused
+
+
+def crop_bands(bands: Iterator[Tensor], height: int, padding: tuple[int, int, int, int]) -> Iterator[Tensor]:
+    """Bands of a map of ``height`` rows without its padding (left, right, top, bottom)."""
+    left, right, top, bottom = padding
+    y = 0
+    for band in bands:
+        rows = slice(max(top - y, 0), max(min(height - bottom - y, band.shape[2]), 0))
+        y += band.shape[2]
+        if rows.start < rows.stop:
+            yield band[:, :, rows, left : band.shape[3] - right]
+
+
+def _rows_of_a_band(like: Tensor) -> int:
+    """Rows of an (N, C, h, W) map that fit into a band."""
+    return max(1, BAND_BYTES // (like[:, :, :1].numel() * like.element_size()))
+
+
+class BoundedPredict:
+    """Takes the place of ``predict`` of one mmseg ``EncoderDecoder``, with equal label maps.
+
+    Samples get ``pred_sem_seg`` and no ``seg_logits``: a map of all classes is what has no room.
+
+    Args:
+        model: the segmentor; ``test_cfg.mode`` says whether it slides.
+        window_batch: windows a batch; ``None`` chooses by the free memory.
+    """
+
+    def __init__(self, model: nn.Module, window_batch: int | None = None) -> None:
+        self.model = model
+        self.window_batch = window_batch
+
+    def __call__(self, inputs: Tensor, data_samples: list | None = None) -> list:
+        """(N, 3, H, W) and their samples -> the samples with ``pred_sem_seg`` at the original size."""
+        if data_samples is None:
+            from mmseg.structures import SegDataSample
+
+            shape = tuple(inputs.shape[2:])
+            meta = dict(ori_shape=shape, img_shape=shape, pad_shape=shape)
+            data_samples = [SegDataSample(metainfo=meta) for _ in inputs]
+        metas = [sample.metainfo for sample in data_samples]
+        labels: list[Tensor | None] = [None] * len(metas)
+        for image, rows, logits in self.original_rows(inputs, metas):
+            part = self.labels(logits)
+            if labels[image] is None:
+                labels[image] = part.new_empty(1, *metas[image]["ori_shape"][:2])
+            labels[image][:, rows] = part
+        for sample, label in zip(data_samples, labels, strict=True):
+            sample.set_data({"pred_sem_seg": PixelData(data=label)})
+        return data_samples
+
+    def labels(self, logits: Tensor) -> Tensor:
+        """(C, h, W) -> (1, h, W), as mmseg: one channel is a binary map with the head's threshold."""
+        if len(logits) > 1:
+            return logits.argmax(0, keepdim=True)
+        return (logits.sigmoid() > self.model.decode_head.threshold).to(logits)
+
+    def original_rows(self, inputs: Tensor, metas: list[dict]) -> Iterator[tuple[int, slice, Tensor]]:
+        """Logits without padding and flip, at the original size.
+
+        Yields:
+            index of the image, its rows, and their logits (C, h, W).
+        """
+        slide = self.model.test_cfg.get("mode", "whole") == "slide"
+        whole = None if slide else self.model.encode_decode(inputs, metas)
+        for i, meta in enumerate(metas):
+            if slide:
+                bands = self.window_bands(inputs[i : i + 1], meta)
+            else:
+                bands = iter(whole[i : i + 1].split(_rows_of_a_band(whole[i : i + 1]), 2))
+            for rows, logits in self._restored(bands, tuple(inputs.shape[2:]), meta):
+                yield i, rows, logits
+
+    def _restored(
+        self, bands: Iterator[Tensor], shape: tuple[int, int], meta: dict
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Bands of the network's input of ``shape`` -> rows and logits of the original image."""
+        padding = tuple(meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0))))
+        left, right, top, bottom = padding
+        inner = (shape[0] - top - bottom, shape[1] - left - right)
+        original = tuple(meta["ori_shape"][:2])
+        direction = meta.get("flip_direction") if meta.get("flip") else None
+        y = 0
+        bands = crop_bands(bands, shape[0], padding)
+        for (logits,) in resize_bands(bands, inner, original, self.model.align_corners):
+            rows = slice(y, y + logits.shape[1])
+            y = rows.stop
+            if direction == "vertical":
+                rows = slice(original[0] - rows.stop, original[0] - rows.start)
+            yield rows, logits.flip(2 if direction == "horizontal" else 1) if direction else logits
+
+    def window_bands(self, image: Tensor, meta: dict) -> Iterator[Tensor]:
+        """(1, 3, H, W) -> averaged logits (1, C, h, W), from the top, once no later window adds to them."""
+        height, width = image.shape[2:]
+        crop, stride = self.model.test_cfg.crop_size, self.model.test_cfg.stride
+        h, w = min(crop[0], height), min(crop[1], width)
+        tops, lefts = window_starts(height, h, stride[0]), window_starts(width, w, stride[1])
+        hits = (covering(tops, h, height)[:, None] * covering(lefts, w, width)).to(image)
+        windows = self._window_logits(image, meta, list(itertools.product(tops, lefts)), (h, w))
+        held = image.new_zeros(1, self.model.out_channels, h, width)  # rows top ... top + h
+        step = _rows_of_a_band(held)
+        for top, next_top in itertools.pairwise([*tops, height]):
+            for left in lefts:
+                held[0, :, :, left : left + w] += next(windows)
+            finished = next_top - top
+            for y in range(0, finished, step):
+                rows = slice(y, min(y + step, finished))
+                yield held[:, :, rows] / hits[top + rows.start : top + rows.stop]
+            kept = h - finished
+            held[:, :, :kept] = held[:, :, finished:].clone()
+            held[:, :, kept:] = 0
+
+    def _window_logits(
+        self, image: Tensor, meta: dict, corners: list[tuple[int, int]], size: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        """Logits (C, h, w) of the windows whose top left pixels are ``corners``, in their order."""
+        h, w = size
+        most = self.window_batch or choose_window_batch(
+            free_memory(image.device), h * w, self.model.out_channels
+        )
+        batches = -(-len(corners) // most)
+        batch = -(-len(corners) // batches)  # 9 windows, 8 at the most: 5 and 4
+        for start in range(0, len(corners), batch):
+            group = corners[start : start + batch]
+            crops = torch.cat([image[:, :, y : y + h, x : x + w] for y, x in group])
+            # a torch.Size tells mmseg's heads that this is a window, whatever the other entries say
+            metas = [dict(meta, img_shape=crops.shape[2:]) for _ in group]
+            yield from self.model.encode_decode(crops, metas)
+
+
+def bound_predictions(model: nn.Module, window_batch: int | None = None) -> str | None:
+    """Let the segmentor inside ``model`` predict by :class:`BoundedPredict`; the line to tell the user.
+
+    Wrappers of distributed and augmented testing are looked through. Detectors, and segmentors with a way
+    of predicting of their own, are left alone.
+
+    Raises:
+        UserError: ``window_batch`` for a model that has no use for it.
+    """
+    while hasattr(model, "module"):
+        model = model.module
+    if not _predicts_as_mmseg(model):
+        if window_batch is not None:
+            raise UserError(f"--window-batch: {type(model).__name__} does not predict by mmseg's windows")
+        return None
+    model.predict = BoundedPredict(model, window_batch)
+    if model.test_cfg.get("mode", "whole") != "slide":
+        if window_batch is not None:
+            raise UserError("--window-batch: this test looks at whole images; leave it out")
+        return None
+    height, width = model.test_cfg.crop_size
+    batch = "chosen by free memory" if window_batch is None else window_batch
+    return f"windows of {width}x{height} pixels; batch: {batch}"
+
+
+def _predicts_as_mmseg(model: nn.Module) -> bool:
+    if not hasattr(model, "encode_decode"):
+        return False
+    from mmseg.models.segmentors import EncoderDecoder
+
+    parts = ("predict", "inference", "slide_inference", "whole_inference", "postprocess_result")
+    return isinstance(model, EncoderDecoder) and all(
+        getattr(type(model), part) is getattr(EncoderDecoder, part) for part in parts
+    )
