@@ -16,6 +16,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-root", metavar="DIR", help="dataset folder instead of the config's")
     parser.add_argument(
+        "--classes", metavar="FILE.json|a,b,c", help="names of one's own classes instead of the config's"
+    )
+    parser.add_argument(
         "--launcher", choices=get_args(Launcher), default="none", help="how processes are started"
     )
     parser.add_argument(
@@ -37,6 +40,7 @@ def common_options(args: argparse.Namespace) -> Options:
     return Options(
         work_dir=args.work_dir,
         data_root=args.data_root,
+        classes=args.classes,
         launcher=args.launcher,
         device=args.device,
         overrides=args.cfg_options,
