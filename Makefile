@@ -55,3 +55,4 @@ doctor: $(RUNTIME)
 
 bench: $(RUNTIME)
 	$(PY) tools/bench_ops.py
+	$(PY) tools/bench_windows.py

@@ -19,7 +19,7 @@ model = dict(
         _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
-        # The released initialisation (std 0.02) suits wider nets; these narrow ones started more slowly with it.
+        # The released initialisation (std 0.02) suits wider nets; narrow ones start more slowly with it.
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], nonlinearity="linear"),
     ),
     decode_head=dict(
