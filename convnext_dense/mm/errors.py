@@ -52,9 +52,15 @@ def _all_names(root: registry.Registry) -> set[str]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print what :func:`explain` knows and exit with status 2; let the rest through."""
+    """Print what :func:`explain` knows and exit with status 2; let the rest through.
+
+    Ctrl-C ends in one line, too, with the shell's status for it, 130.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:
         advice = explain(error)
         if advice is None:

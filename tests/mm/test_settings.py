@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from convnext_dense.mm.data import DatasetNotFoundError, check_data, set_data_root
-from convnext_dense.mm.errors import UserError, explain
+from convnext_dense.mm.errors import UserError, explain, one_line_errors
 from convnext_dense.mm.runtime import load_config, run_summary, select_device, start_processes
 from convnext_dense.mm.settings import set_amp, set_backends, set_plain_batch_norm, set_pretrained
 
@@ -142,3 +142,16 @@ def test_an_unregistered_type_names_its_neighbours_and_the_import():
     assert "custom_imports = dict(imports=['convnext_dense.mm'])" in advice
     assert "\n" not in advice
     assert explain(RuntimeError("anything else")) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [(UserError("do this"), 2, "error: do this"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_expected_ends_are_one_line_and_a_status(error, status, line, capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise error
+    assert end.value.code == status
+    assert capsys.readouterr().err.strip() == line
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        1 / 0  # noqa: B018
