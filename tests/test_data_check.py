@@ -1,0 +1,221 @@
+"""Faulty data sets, made small: each fault is found, counted, and its first file named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnext_dense.data_check import (
+    ClassNamesError,
+    PairCheck,
+    Problem,
+    check_coco,
+    check_folder,
+    check_pairs,
+    common_suffix,
+    find_files,
+    parse_classes,
+    read_categories,
+    select_categories,
+    size_on_disk,
+    wrong_values,
+)
+
+
+def save(path: Path, pixels: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def grey(width: int, height: int, value: int = 0) -> np.ndarray:
+    return np.full((height, width), value, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "expected"),
+    [
+        ("sky,road", None, ("sky", "road")),
+        (" sky , traffic light ", None, ("sky", "traffic light")),
+        ("c.json", ["sky", "road"], ("sky", "road")),
+        ("c.json", {"classes": ["sky", "road"]}, ("sky", "road")),
+    ],
+)
+def test_class_names(tmp_path, monkeypatch, text, content, expected):
+    monkeypatch.chdir(tmp_path)
+    Path("c.json").write_text(json.dumps(content))
+    assert parse_classes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "message"),
+    [
+        ("absent.json", "", "cannot read class names from absent.json"),
+        ("c.json", "[1, 2", "cannot read class names from c.json"),
+        ("c.json", '{"names": []}', "no class names in c.json; expected a list"),
+        ("c.json", '["sky", 3]', "every class needs a name"),
+        ("c.json", "[]", "every class needs a name"),
+        ("sky,,road", "", "every class needs a name"),
+        ("sky,road,sky", "", "'sky' is there more than once"),
+    ],
+)
+def test_bad_class_names(tmp_path, monkeypatch, text, content, message):
+    monkeypatch.chdir(tmp_path)
+    Path("c.json").write_text(content)
+    with pytest.raises(ClassNamesError, match=message):
+        parse_classes(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "ignore", "reduce", "wrong"),
+    [
+        ([0, 1, 2, 255], 255, False, []),
+        ([0, 3, 9], 255, False, [3, 9]),
+        ([0, 3], 3, False, []),
+        ([0, 255], 3, False, [255]),  # once another value is ignored, 255 is not
+        ([0, 1, 3, 255], 255, True, []),  # 0 is unlabelled, the classes are 1 to 3
+        ([4], 255, True, [4]),
+        ([-1, 256], 255, False, [-1, 256]),
+    ],
+)
+def test_values_of_three_classes(values, ignore, reduce, wrong):
+    assert wrong_values(values, 3, ignore, reduce) == wrong
+
+
+def test_files_pair_by_their_names(tmp_path):
+    for name in (
+        "images/b.jpg",
+        "images/town/a.jpg",
+        "images/c.jpg",
+        "images/.hidden.jpg",
+        "images/note.txt",
+    ):
+        save(tmp_path / name.replace("txt", "jpg"), grey(4, 4)).rename(tmp_path / name)
+    for name in ("maps/b.png", "maps/town/a.png", "maps/z.png"):
+        save(tmp_path / name, grey(4, 4))
+    images, maps = find_files(tmp_path / "images", ".jpg"), find_files(tmp_path / "maps", ".png")
+    assert list(images) == ["b", "c", "town/a"]
+    assert check_pairs(images, maps) == [
+        Problem("images without a label map", str(tmp_path / "images/c.jpg"), 1),
+        Problem("label maps without an image", str(tmp_path / "maps/z.png"), 1),
+    ]
+    assert check_pairs({"a": Path("a.jpg")}, {"a": Path("a.png")}) == []
+
+
+def test_an_empty_folder_and_one_with_other_files(tmp_path):
+    (problem,) = check_folder(tmp_path, find_files(tmp_path, ".jpg"), ".jpg")
+    assert str(problem) == f"folder without any *.jpg: 1, first {tmp_path} (it is empty)"
+    save(tmp_path / "a.png", grey(4, 4))
+    (problem,) = check_folder(tmp_path, find_files(tmp_path, ".jpg"), ".jpg")
+    assert f"1 other files, such as {tmp_path}/a.png" in problem.detail
+    assert check_folder(tmp_path, find_files(tmp_path, ".png"), ".png") == []
+    assert common_suffix(tmp_path) == ".png"
+    save(tmp_path / "b.jpg", grey(4, 4))
+    assert common_suffix(tmp_path) is None
+
+
+def test_the_size_is_the_one_after_the_exif_rotation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert size_on_disk(save(tmp_path / "turned.jpg", grey(8, 5), exif=exif)) == (5, 8)
+    assert size_on_disk(save(tmp_path / "plain.jpg", grey(8, 5))) == (8, 5)
+
+
+def test_pairs_are_judged_and_counted(tmp_path):
+    image = save(tmp_path / "image.jpg", grey(8, 5))
+    check = PairCheck(3)
+    check.add(image, save(tmp_path / "good.png", grey(8, 5, 255)))
+    assert check.problems() == []
+    for name, value in (("y.png", 7), ("x.png", 3)):  # the first by name leads, whatever came first
+        check.add(image, save(tmp_path / name, grey(8, 5, value)))
+    check.add(image, save(tmp_path / "turned.png", grey(5, 8)))
+    check.add(image, save(tmp_path / "colour.png", np.zeros((5, 8, 3), np.uint8)))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    check.add(image, tmp_path / "broken.png")
+    unreadable, colour, size, values = check.problems()
+    assert (unreadable.first, unreadable.count) == (str(tmp_path / "broken.png"), 1)
+    assert (colour.first, colour.detail) == (str(tmp_path / "colour.png"), "it has 3")
+    assert (size.first, size.detail) == (str(tmp_path / "turned.png"), "5x8, its image 8x5")
+    assert (values.first, values.count, values.detail) == (str(tmp_path / "x.png"), 2, "3")
+    assert values.remedy == "3 classes have the values 0 to 2, 255 means unlabelled"
+
+
+def test_values_of_sixteen_bits_and_palettes_are_the_stored_ones(tmp_path):
+    image = save(tmp_path / "image.png", grey(4, 4))
+    check = PairCheck(3)
+    check.add(image, save(tmp_path / "deep.png", np.full((4, 4), 256, np.uint16)))  # 0 in eight bits
+    coloured = Image.fromarray(grey(4, 4, 2), mode="P")
+    coloured.putpalette([200] * 768)
+    coloured.save(tmp_path / "palette.png")
+    check.add(image, tmp_path / "palette.png")
+    (problem,) = check.problems()
+    assert (problem.first, problem.detail) == (str(tmp_path / "deep.png"), "256")
+
+
+CATEGORIES = [{"id": 7, "name": "nut"}, {"id": 3, "name": "bolt"}]
+
+
+def coco(folder: Path, **changes) -> Path:
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 8, "height": 5} for i in (1, 2, 3)],
+        "annotations": [{"id": 10 + i, "image_id": i, "category_id": 7} for i in (1, 2, 3)],
+        "categories": CATEGORIES,
+        **changes,
+    }
+    for i in (1, 2, 3):
+        save(folder / f"{i}.png", grey(8, 5))
+    path = folder / "a.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("order", [("categories", "annotations"), ("annotations", "categories")])
+def test_categories_are_found_wherever_they_stand(tmp_path, order):
+    parts = {"categories": CATEGORIES, "annotations": [{"note": 'the "categories" of this'}]}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({key: parts[key] for key in order}, indent=2))
+    assert read_categories(path) == CATEGORIES
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"categories": []}', '{"categories": [{"id": 1}]}', "{"])
+def test_a_file_without_categories_is_named(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ClassNamesError, match=r"a\.json"):
+        read_categories(path)
+
+
+def test_classes_come_in_the_order_of_the_file():
+    names = ["nut", "bolt", "gear"]
+    assert select_categories(names, None, "f") == ("nut", "bolt", "gear")
+    assert select_categories(names, ["gear", "nut"], "f") == ("nut", "gear")
+    with pytest.raises(ClassNamesError, match=r"f has no category 'cog' \(1 of 2 .* it has nut, bolt, gear"):
+        select_categories(names, ["nut", "cog"], "f")
+    with pytest.raises(ClassNamesError, match="'nut' more than once"):
+        select_categories(["nut", "nut"], None, "f")
+
+
+def test_a_sound_annotation_file_has_no_problems(tmp_path):
+    assert check_coco(coco(tmp_path), tmp_path) == []
+
+
+def test_faults_of_an_annotation_file(tmp_path):
+    sizes = [(1, 8, 5), (2, 5, 8), (9, 8, 5), (4, 8, 5)]
+    path = coco(
+        tmp_path,
+        images=[{"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, w, h in sizes],
+        annotations=[
+            {"id": 20, "image_id": 1, "category_id": 3},
+            {"id": 19, "image_id": 1, "category_id": 1},
+            {"id": 18, "image_id": 5, "category_id": 0},
+        ],
+    )
+    missing, size, category, image = check_coco(path, tmp_path)
+    assert (missing.first, missing.count) == (str(tmp_path / "9.png"), 2)
+    assert (size.first, size.detail) == (str(tmp_path / "2.png"), "8x5, the annotation file says 5x8")
+    assert (category.first, category.detail, category.count) == ("id 19", "category_id 1", 2)
+    assert (image.first, image.detail, image.count) == ("id 18", "image_id 5", 1)
+    (nothing,) = check_coco(coco(tmp_path, images=[]), tmp_path)
+    assert nothing.what == "annotation file without images"
