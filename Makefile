@@ -22,8 +22,9 @@ $(PY):
 	  { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): requirements/runtime.txt setup.py | $(PY)
-	$(PY) -m pip install --disable-pip-version-check -r requirements/runtime.txt
+$(RUNTIME): requirements/runtime.txt requirements/lite.txt setup.py | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -r requirements/runtime.txt \
+	  $$($(PY) -m pip show -q mmcv 2>/dev/null || echo -r requirements/lite.txt)
 	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -q -e .
 	@touch $@
 
