@@ -18,7 +18,7 @@ from convnext_dense.mm.settings import set_plain_batch_norm
 
 ALL = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/"))]
 # The others differ from these in depth and width. They run on the meta device, at the paper's image size,
-# unless CONVNEXT_DENSE_EVERY_RECIPE is set: that takes ten minutes and 8 GB.
+# unless CONVNEXT_DENSE_EVERY_RECIPE is set: that takes some minutes and 8 GB.
 SMALL = {"mask_rcnn/convnext_t_3x", "mask_rcnn/swin_t_3x", "cascade/convnext_t_3x", "cascade/resnet50_3x"}
 COMPUTED = ALL if os.environ.get("CONVNEXT_DENSE_EVERY_RECIPE") else sorted(SMALL)
 
