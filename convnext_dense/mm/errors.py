@@ -15,6 +15,11 @@ from convnext_dense.mm.data import DatasetNotFoundError
 CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
 _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:. ]+?) registry")
 
+# their ValueErrors are about config entries (arch, out_indices, decay_type ...), not about bugs
+_CHECKING_MODULES = tuple(
+    f"convnext_dense.{name}" for name in ("archs", "convnext", "layers", "layer_decay", "mm.optim")
+)
+
 
 class UserError(ValueError):
     """A wrong argument or config entry; the message has the remedy."""
@@ -26,9 +31,19 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, urllib.error.URLError):
         return f"cannot download weights ({error}); give --pretrained PATH or --pretrained none"
+    if isinstance(error, ValueError) and _raising_module(error) in _CHECKING_MODULES:
+        return str(error)
     if match := _NOT_REGISTERED.search(str(error)):
         return _unregistered(match["name"], match["registry"])
     return None
+
+
+def _raising_module(error: BaseException) -> str | None:
+    """Name of the module whose line raised ``error``."""
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame.tb_frame.f_globals.get("__name__") if frame else None
 
 
 def _unregistered(name: str, registry_name: str) -> str:

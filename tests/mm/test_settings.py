@@ -155,3 +155,18 @@ def test_expected_ends_are_one_line_and_a_status(error, status, line, capsys):
     assert capsys.readouterr().err.strip() == line
     with pytest.raises(ZeroDivisionError), one_line_errors():
         1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [(dict(arch="tinny"), "use one of ('tiny'"), (dict(out_indices=(0, 9)), "9 is not a stage")],
+)
+def test_a_wrong_backbone_argument_is_one_line(kwargs, words):
+    from mmdet.registry import MODELS
+
+    with pytest.raises(ValueError) as error:
+        MODELS.build(dict(type="ConvNeXt", **kwargs))
+    advice = explain(error.value)
+    assert words in advice
+    assert "\n" not in advice
+    assert explain(ValueError("raised elsewhere")) is None
