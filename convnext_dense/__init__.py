@@ -1,17 +1,22 @@
 """convnext_dense: the dense-prediction toolkit for ConvNeXt."""
 
-from convnext_dense.archs import ARCHS, Arch
+from convnext_dense.archs import ARCHS, ISOTROPIC_ARCHS, Arch
 from convnext_dense.checkpoint import CheckpointError, LoadReport, load_checkpoint
+from convnext_dense.classifier import Classifier
 from convnext_dense.convnext import ConvNeXt
+from convnext_dense.isotropic import IsotropicConvNeXt
 from convnext_dense.recipes import config_path, get_config, list_configs
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ARCHS",
+    "ISOTROPIC_ARCHS",
     "Arch",
     "CheckpointError",
+    "Classifier",
     "ConvNeXt",
+    "IsotropicConvNeXt",
     "LoadReport",
     "__version__",
     "config_path",

@@ -1,11 +1,11 @@
-"""ConvNeXt as a multi-scale backbone ("A ConvNet for the 2020s", CVPR 2022).
+"""ConvNeXt as a multi-scale backbone: V1 ("A ConvNet for the 2020s", CVPR 2022), V2 (CVPR 2023).
 
 Plain PyTorch. Parameter names are those of the released code, so that its
 checkpoints fit without renaming.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from convnext_dense.archs import resolve_arch
-from convnext_dense.layers import DropPath, LayerNorm2d, drop_path_rates
+from convnext_dense.layers import GRN, DropPath, LayerNorm2d, drop_path_rates
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,21 @@ class Block(nn.Module):
         dim: channels C.
         drop_path_rate: probability that a sample skips the branch, in training.
         layer_scale_init_value: initial value of ``gamma``; 0 leaves the scale out.
+        use_grn: V2's Global Response Normalisation behind the GELU.
     """
 
-    def __init__(self, dim: int, drop_path_rate: float = 0.0, layer_scale_init_value: float = 1.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1.0,
+        use_grn: bool = False,
+    ) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.grn = GRN(4 * dim) if use_grn else nn.Identity()
         self.pwconv2 = nn.Linear(4 * dim, dim)
         # register_parameter keeps the attribute (as None) and the state dict free of it
         scale = (
@@ -45,7 +53,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         y = self.dwconv(x).permute(0, 2, 3, 1)  # NCHW -> NHWC, a view of channels-last memory
-        y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))  # C -> 4C -> C
+        y = self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(y)))))  # C -> 4C -> C
         if self.gamma is not None:
             y = self.gamma * y
         return x + self.drop_path(y.permute(0, 3, 1, 2))  # NHWC -> NCHW
@@ -64,8 +72,10 @@ class ConvNeXt(nn.Module):
         out_indices: stages to return (0 to 3, strides 4, 8, 16, 32), in rising
             order; negative ones count from the end; one integer means one stage.
         drop_path_rate: rate of the last block; it rises linearly over all blocks.
-        layer_scale_init_value: initial layer scale. Every published detection and
-            segmentation recipe takes 1.0, the default here; ImageNet training 1e-6.
+        layer_scale_init_value: initial layer scale; 0 leaves it out. ``None`` is 1.0, as in
+            every published detection and segmentation recipe (ImageNet training: 1e-6), and
+            0 with ``use_grn``, which took its place.
+        use_grn: ConvNeXt V2 (Woo et al., CVPR 2023).
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k
             stages with their downsampling layers and output norms.
         with_cp: recompute each block in the backward pass instead of keeping its
@@ -86,7 +96,8 @@ class ConvNeXt(nn.Module):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1.0,
+        layer_scale_init_value: float | None = None,
+        use_grn: bool = False,
         frozen_stages: int = -1,
         with_cp: bool = False,
     ) -> None:
@@ -103,6 +114,8 @@ class ConvNeXt(nn.Module):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
+        if layer_scale_init_value is None:
+            layer_scale_init_value = 0.0 if use_grn else 1.0
         stem = nn.Sequential(
             nn.Conv2d(in_channels, self.dims[0], kernel_size=4, stride=4), LayerNorm2d(self.dims[0])
         )
@@ -111,12 +124,12 @@ class ConvNeXt(nn.Module):
             down = nn.Sequential(LayerNorm2d(c_in), nn.Conv2d(c_in, c_out, kernel_size=2, stride=2))
             self.downsample_layers.append(down)
         self.stages = nn.ModuleList(
-            nn.Sequential(*(Block(dim, rate, layer_scale_init_value) for rate in rates))
+            nn.Sequential(*(Block(dim, rate, layer_scale_init_value, use_grn) for rate in rates))
             for dim, rates in zip(self.dims, drop_path_rates(drop_path_rate, self.depths), strict=True)
         )
         for i in self.out_indices:
             self.add_module(f"norm{i}", LayerNorm2d(self.dims[i]))
-        self.apply(_init_weights)
+        self.apply(init_weights)
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -127,22 +140,22 @@ class ConvNeXt(nn.Module):
         Raises:
             ValueError: an input that is not 4-D, too small, or of other channels.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"input of shape {tuple(x.shape)}; expected (N, {self.in_channels}, H, W)")
-        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise ValueError(
-                f"input of {x.shape[2]}x{x.shape[3]} pixels; at least {MIN_SIZE}x{MIN_SIZE} are needed"
-            )
+        stages = self.forward_stages(x)
+        return tuple(getattr(self, f"norm{i}")(stages[i]).contiguous() for i in self.out_indices)
+
+    def forward_stages(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> the maps behind the four stages, channels-last, not normalised.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        check_image(x, self.in_channels, MIN_SIZE)
         x = x.to(memory_format=torch.channels_last)
-        levels = []
-        for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            x = down(x)
-            for block in stage:
-                recompute = self.with_cp and torch.is_grad_enabled()
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            if i in self.out_indices:
-                levels.append(getattr(self, f"norm{i}")(x).contiguous())
-        return tuple(levels)
+        maps = []
+        for down, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = run_blocks(stage, down(x), self.with_cp)
+            maps.append(x)
+        return tuple(maps)
 
     def train(self, mode: bool = True) -> "ConvNeXt":
         """Set training mode; frozen stages stay in eval mode."""
@@ -172,6 +185,24 @@ class ConvNeXt(nn.Module):
             )
 
 
+def check_image(x: Tensor, in_channels: int, smallest: int) -> None:
+    """Raise ``ValueError`` unless ``x`` is (N, in_channels, H, W) with H and W of at least ``smallest``."""
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise ValueError(f"input of shape {tuple(x.shape)}; expected (N, {in_channels}, H, W)")
+    if x.shape[2] < smallest or x.shape[3] < smallest:
+        raise ValueError(
+            f"input of {x.shape[2]}x{x.shape[3]} pixels; at least {smallest}x{smallest} are needed"
+        )
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
+    """(N, C, H, W) -> (N, C, H, W); ``with_cp`` recomputes each block in the backward pass."""
+    recompute = with_cp and torch.is_grad_enabled()
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+    return x
+
+
 def resolve_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Non-negative stage indices in rising order, e.g. ``(0, -1)`` of 4 -> ``(0, 3)``.
 
@@ -190,7 +221,7 @@ def resolve_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tu
     return resolved
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """Truncated normal of std 0.02 and zero biases, as released."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

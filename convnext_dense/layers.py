@@ -18,6 +18,28 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
+class GRN(nn.Module):
+    """Global Response Normalisation of ConvNeXt V2 (Woo et al., CVPR 2023, section 3.3).
+
+    Each channel is scaled by its norm over all positions relative to the mean of
+    these norms; scale and shift start at zero, so that the layer starts as the identity.
+
+    Args:
+        channels: C; ``gamma`` and ``beta`` are (1, 1, 1, C) as released.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, channels))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C)."""
+        response = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)  # (N, 1, 1, C)
+        relative = response / (response.mean(dim=-1, keepdim=True) + 1e-6)
+        return torch.addcmul(self.beta, self.gamma * relative, x) + x
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training each sample's branch is dropped with ``rate``.
 

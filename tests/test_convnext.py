@@ -4,14 +4,17 @@ import json
 
 import pytest
 import torch
-from golden import GOLDEN, fill_by_name, golden_array
+from golden import GOLDEN, assert_golden, fill_by_name, golden_array
 from torch import nn
 
 from convnext_dense import ARCHS, ConvNeXt
-from convnext_dense.layers import DropPath, drop_path_rates
+from convnext_dense.layers import GRN, DropPath, drop_path_rates
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 CASES = GOLDEN["hierarchical"]
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["f64", "f32"]
+)
 
 
 def case_id(case: dict) -> str:
@@ -23,26 +26,14 @@ def golden_model(case: dict, dtype: torch.dtype) -> tuple[nn.Module, torch.Tenso
     return model, golden_array(case["input"]["seed"], case["input"]["shape"]).to(dtype)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["f64", "f32"]
-)
+@PRECISIONS
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_features_and_gradients_equal_the_reference(case, dtype, tolerance):
     model, image = golden_model(case, dtype)
     assert sum(p.numel() for p in model.parameters()) == case["n_parameters"]
     levels = model(image)
     for level, expected in zip(levels, case["outputs"], strict=True):
-        assert list(level.shape) == expected["shape"]
-        scale = expected["std"]
-        assert level.mean().item() == pytest.approx(expected["mean"], abs=tolerance * scale)
-        assert level.std(correction=0).item() == pytest.approx(scale, rel=tolerance)
-        values = level.reshape(-1)[expected["flat_index"]].double()
-        torch.testing.assert_close(
-            values,
-            torch.tensor(expected["values"], dtype=torch.float64),
-            rtol=tolerance,
-            atol=tolerance * scale,
-        )
+        assert_golden(level, expected, tolerance)
     if "grads" not in case:
         return
     loss = sum((level**2).mean() for level in levels)
@@ -59,6 +50,37 @@ def test_features_and_gradients_equal_the_reference(case, dtype, tolerance):
             rtol=tolerance,
             atol=tolerance * typical,
         )
+
+
+@PRECISIONS
+@pytest.mark.parametrize("case", GOLDEN["v2"], ids=lambda case: str(case["dims"][0]))
+def test_v2_stages_equal_the_reference(case, dtype, tolerance):
+    arch = dict(depths=case["depths"], dims=case["dims"])
+    model = fill_by_name(ConvNeXt(arch, use_grn=True).double()).to(dtype).eval()
+    width = case["dims"][-1]
+    norms = 2 * sum(case["dims"])
+    head = 2 * width + 1000 * width + 1000  # the released model's final norm and linear layer
+    assert sum(p.numel() for p in model.parameters()) - norms + head == case["n_parameters_with_head"]
+    image = golden_array(case["input"]["seed"], case["input"]["shape"]).to(dtype)
+    for stage, expected in zip(model.forward_stages(image), case["stage_outputs"], strict=True):
+        assert_golden(stage, expected, tolerance)
+
+
+def test_v2_has_the_released_names_and_no_layer_scale():
+    state = ConvNeXt(MICRO, use_grn=True).state_dict()
+    assert state["stages.0.0.grn.gamma"].shape == state["stages.0.0.grn.beta"].shape == (1, 1, 1, 32)
+    assert not [name for name in state if name.endswith("gamma") and "grn" not in name]
+    assert not [name for name in ConvNeXt(MICRO).state_dict() if "grn" in name]
+
+
+def test_grn_starts_as_the_identity_and_has_a_gradient_where_a_map_is_zero():
+    layer = GRN(4)
+    x = torch.randn(2, 3, 3, 4)
+    x[..., 0] = 0
+    x.requires_grad_()
+    assert torch.equal(layer(x), x)
+    layer(x).sum().backward()
+    assert torch.isfinite(x.grad).all() and torch.isfinite(layer.gamma.grad).all()
 
 
 @pytest.mark.parametrize("key", GOLDEN["drop_path"])
@@ -113,7 +135,7 @@ def test_any_size_gives_contiguous_levels(size, memory_format):
     ("kwargs", "message"),
     [
         (dict(arch="tinny"), "use one of"),
-        (dict(arch=dict(depths=(1, 1, 1), dims=(8, 8, 8))), "four positive integers"),
+        (dict(arch=dict(depths=(1, 1, 1), dims=(8, 8, 8))), "4 positive integers"),
         (dict(arch=dict(depth=1)), "depths"),
         (dict(out_indices=(0, 4)), "4 is not a stage"),
         (dict(out_indices=(-5,)), "-5 is not a stage"),

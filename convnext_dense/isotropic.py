@@ -1,0 +1,75 @@
+"""Isotropic ConvNeXt: one resolution throughout, as in a plain ViT (Liu et al., section 3.3, Table 2)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from convnext_dense.archs import ISOTROPIC_ARCHS, resolve_arch
+from convnext_dense.convnext import Block, check_image, init_weights, run_blocks
+from convnext_dense.layers import LayerNorm2d, drop_path_rates
+
+STRIDE = 16  # of the stem, and so of the only level
+
+
+class IsotropicConvNeXt(nn.Module):
+    """A stem of stride 16 and blocks of one width; returns the last map, normalised.
+
+    Parameter names are those of the released code; the output norm, which it does
+    not have, is ``norm0``. Detectors and segmentors read it through
+    :class:`convnext_dense.pyramid.SimpleFeaturePyramid`.
+
+    Args:
+        arch: a name in :data:`convnext_dense.archs.ISOTROPIC_ARCHS` or
+            ``dict(depths=(18,), dims=(384,))``.
+        in_channels: channels of the input image.
+        drop_path_rate: rate of the last block; it rises linearly over the blocks.
+        layer_scale_init_value: initial layer scale; 0, the default, leaves it out, as the
+            released S and B do. The released L was trained with one: give it 1.0 there.
+        with_cp: recompute each block in the backward pass.
+
+    Attributes:
+        depths, dims: number and channels of the blocks, one entry each.
+        out_channels, out_strides: of the one level.
+
+    Raises:
+        ValueError: an unknown arch.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = "isotropic_small",
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 0.0,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.depths, self.dims = resolve_arch(arch, ISOTROPIC_ARCHS)
+        self.in_channels = in_channels
+        self.with_cp = with_cp
+        self.out_channels, self.out_strides = self.dims, (STRIDE,)
+        (dim,) = self.dims
+        self.stem = nn.Conv2d(in_channels, dim, kernel_size=STRIDE, stride=STRIDE)
+        (rates,) = drop_path_rates(drop_path_rate, self.depths)
+        self.blocks = nn.Sequential(*(Block(dim, rate, layer_scale_init_value) for rate in rates))
+        self.norm0 = LayerNorm2d(dim)
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """(N, in_channels, H, W) -> one contiguous (N, C, H / 16, W / 16).
+
+        Raises:
+            ValueError: an input that is not 4-D, smaller than 16x16, or of other channels.
+        """
+        return (self.norm0(self.forward_stages(x)[0]).contiguous(),)
+
+    def forward_stages(self, x: Tensor) -> tuple[Tensor]:
+        """(N, in_channels, H, W) -> the map behind the last block, channels-last and without output norm.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        check_image(x, self.in_channels, STRIDE)
+        x = self.stem(x.to(memory_format=torch.channels_last))
+        return (run_blocks(self.blocks, x, self.with_cp),)
