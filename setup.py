@@ -33,10 +33,11 @@ setup(
     package_data={"convnext_dense.configs": ["**/*.py"]},
     # Neither mmcv nor mmcv-lite: both install the module ``mmcv``, and pip would
     # put one over the other. The extras say which one is meant.
-    install_requires=["torch>=2.1", "numpy>=1.22"],
+    install_requires=["torch>=2.1", "numpy>=1.22", "safetensors>=0.4"],
     extras_require={
         "lite": [*OPENMMLAB, "mmcv-lite>=2.0,<2.2"],
         "full": [*OPENMMLAB, "mmcv>=2.0,<2.2"],
+        "hub": ["huggingface_hub", "timm"],  # checkpoints named hf:REPO and timm:NAME
         "dev": ["pytest", "ruff", "pre-commit"],
     },
 )

@@ -1,109 +1,77 @@
-"""Read a checkpoint safely and load it exactly, or say in one line what is wrong."""
+"""Load any ConvNeXt checkpoint exactly, or say in one line what is wrong."""
 
 import logging
-import os
-import pickle
+import math
 import re
-import tempfile
-import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
-from convnext_dense.archs import ARCHS, Arch
-from convnext_dense.rename import detect_naming, rename
+from convnext_dense.archs import ARCHS, ISOTROPIC_ARCHS, Arch
+from convnext_dense.errors import CheckpointError
+from convnext_dense.fetch import fetch
+from convnext_dense.reading import read_state_dict
+from convnext_dense.rename import Layout, Renamed, rename
 
 logger = logging.getLogger(__name__)
 
-WRAPPERS = ("model", "state_dict", "module")  # keys under which training scripts put the state dict
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit the model."""
+_STEMS = ("downsample_layers.0.0.weight", "stem.weight")
+OUTPUT_NORM = re.compile(r"norm\d\.(?:weight|bias)")
+_HEAD = re.compile(r"(?:norm|head)\.(?:weight|bias)")  # of a classifier
 
 
 class LoadReport(NamedTuple):
-    """What a load did: tensors loaded, names left at their initial value, checkpoint keys dropped."""
+    """What a load did.
+
+    Attributes:
+        naming: whose parameter names the file uses.
+        loaded: the model's parameters that the file gave.
+        fresh: those that it lacks and that kept their initial value.
+        dropped: checkpoint keys without a use here; those of the backbone without its prefix.
+        notes: how tensors were adapted, and what ``strict=False`` passed over.
+    """
 
     naming: str
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     dropped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        line = f"backbone: {len(self.loaded)}/{len(self.loaded)} tensors from {self.naming} naming"
+        total = len(self.loaded) + sum(1 for name in self.fresh if not OUTPUT_NORM.fullmatch(name))
+        line = f"backbone: {len(self.loaded)}/{total} tensors from {self.naming} naming"
         notes = [
             f"{label}: {_short(names)}"
             for label, names in (("dropped", self.dropped), ("new, not in the file", self.fresh))
             if names
         ]
+        notes += self.notes
         return f"{line} ({'; '.join(notes)})" if notes else line
 
 
-def fetch(source: str, progress: bool = True) -> Path:
-    """Local path of a file or http(s) URL; downloads land under ``TORCH_HOME`` by atomic rename.
+def load_checkpoint(
+    model: nn.Module, source: str | Path, strict: bool = True, sha256: str | None = None, ema: bool = False
+) -> LoadReport:
+    """Load the weights of a ConvNeXt into ``model``, all of them.
 
-    Raises:
-        CheckpointError: the file does not exist or the URL cannot be reached.
-    """
-    if urlparse(source).scheme not in ("http", "https"):
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise CheckpointError(f"no checkpoint at {source}")
-        return path
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / Path(urlparse(source).path).name
-    if path.is_file():
-        return path
-    logger.info("downloading %s to %s", source, path)
-    partial = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as partial:
-            torch.hub.download_url_to_file(source, str(Path(partial) / path.name), progress=progress)
-            os.replace(Path(partial) / path.name, path)
-    except (OSError, urllib.error.URLError) as error:
-        raise CheckpointError(f"cannot download {source} ({error})") from error
-    return path
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file by name, on the CPU; wrappers such as ``model`` are opened.
-
-    Only tensors and plain containers are unpickled, so that a file from a
-    stranger runs no code.
-
-    Raises:
-        CheckpointError: not a checkpoint, truncated, or holding anything else.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is not a checkpoint of plain tensors ({reason(error)})") from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read, perhaps truncated ({reason(error)})") from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state dict")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def load_checkpoint(model: nn.Module, source: str) -> LoadReport:
-    """Load the weights of a ConvNeXt backbone into ``model``, all of them.
-
-    Knows the released naming (classifiers and dense backbones) and takes the
-    ``backbone.`` part of a whole detector or segmentor. The output norms, which a
-    classifier does not have, keep their initial value; nothing else may.
+    Knows the namings of :data:`convnext_dense.rename.NAMINGS`, detects which one a
+    file uses, and takes the backbone out of whole classifiers, detectors and
+    segmentors. Output norms, which a classifier does not have, keep their initial
+    value; nothing else may. A stem for one input channel takes the sum over RGB, one
+    for more than three takes RGB first and zeros behind it: both leave the features
+    of an RGB (grey) image as they were.
 
     Args:
-        model: :class:`convnext_dense.ConvNeXt` or a subclass.
-        source: path or http(s) URL.
+        model: :class:`convnext_dense.ConvNeXt`, :class:`~convnext_dense.IsotropicConvNeXt`,
+            :class:`~convnext_dense.Classifier` or a subclass.
+        source: what :func:`convnext_dense.fetch.fetch` takes: path, folder, http(s) URL,
+            ``timm:NAME`` or ``hf:REPO``.
+        strict: ``False`` loads what fits and reports the rest.
+        sha256: expected digest of the file, or its first digits.
+        ema: take the averaged weights of a training checkpoint that holds both.
 
     Returns:
         what was loaded; the same is logged in one line.
@@ -113,97 +81,200 @@ def load_checkpoint(model: nn.Module, source: str) -> LoadReport:
             message has the file, the first keys and the likely cause. The model
             is then as it was.
     """
-    state = backbone_part(read_state_dict(fetch(source)))
-    try:
-        naming = detect_naming(state)
-        names = rename(state, naming)
-    except KeyError as error:
-        raise CheckpointError(f"{source}: {error.args[0]}") from None
-    tensors = {name: state[key] for key, name in names.items() if name is not None}
-    own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
-    fresh = tuple(name for name in missing if naming.fresh and re.fullmatch(naming.fresh, name))
-    _check_fit(source, own, tensors, [name for name in missing if name not in fresh])
-    # norms of levels that this model does not return are all that can be left over
-    surplus = tuple(name for name in tensors if name not in own)
-    model.load_state_dict({**own, **{name: tensors[name] for name in own if name in tensors}})
-    report = LoadReport(
-        naming.name,
-        tuple(name for name in own if name in tensors),
-        fresh,
-        tuple(key for key, name in names.items() if name is None) + surplus,
-    )
+    state = read_state_dict(fetch(source, sha256=sha256), ema=ema)
+    renamed, tensors = in_our_names(state, source)
+    own = own_tensors(model)
+    tensors, notes = _adapt_stem(tensors, own)
+    fit = _fit(renamed, tensors, own)
+    if fit.problems and strict:
+        raise CheckpointError(f"{source} does not fit: {'; '.join(fit.problems)}{_cause(tensors, own)}")
+    if not fit.loaded:
+        raise CheckpointError(f"{source}: nothing in it fits the model{_cause(tensors, own)}")
+    with torch.no_grad():
+        for name in fit.loaded:
+            own[name].copy_(tensors[name])
+    report = LoadReport(renamed.naming.name, fit.loaded, fit.fresh, fit.dropped, notes + fit.problems)
     logger.info("%s", report)
     return report
 
 
-def reason(error: Exception) -> str:
-    """The one line that matters of a page in which torch explains a damaged or refused file.
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state in the names of the released code; writing to a tensor writes to the model."""
+    # a classifier keeps its trunk under ``backbone``, the released one does not
+    return {name.removeprefix("backbone."): value for name, value in model.state_dict().items()}
 
-    Torch's own first line advises to read the file unsafely; that line never gets through.
+
+def in_our_names(state: Mapping[str, Tensor], source: str | Path) -> tuple[Renamed, dict[str, Tensor]]:
+    """Rename a state dict of any known naming and lay its tensors out as ours.
+
+    Args:
+        state: checkpoint key -> tensor.
+        source: named in the error.
+
+    Returns:
+        the outcome of the renaming, and our name -> tensor.
+
+    Raises:
+        CheckpointError: unknown or ambiguous keys.
     """
-    _, found, detail = str(error).partition("WeightsUnpickler error: ")
-    lines = (detail if found else str(error)).split("\n")
-    line = next((line for line in lines if line.strip()), type(error).__name__)
-    return line.partition(" Please use")[0].strip()
-
-
-def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ``backbone.`` entries without their prefix, or all entries when there are none."""
-    part = {
-        key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")
+    try:
+        renamed = rename(state)
+    except KeyError as error:
+        raise CheckpointError(f"{source}: {error.args[0]}") from None
+    return renamed, {
+        name: our_layout(name, state[key], layout) for key, (name, layout) in renamed.names.items()
     }
-    return part or dict(state)
+
+
+def our_layout(name: str, tensor: Tensor, layout: Layout = "") -> Tensor:
+    """The tensor in the shape that parameter ``name`` has here; no value is changed.
+
+    Args:
+        name: parameter name of ours.
+        tensor: (O, I, 1, 1) or (O, I) for a linear weight; any shape with one long
+            dimension for a value a channel; MinkowskiEngine's (K * K, C) or
+            (K * K, I, O) where ``layout`` is ``sparse``, the row index running fastest.
+        layout: of the row that named the tensor.
+    """
+    if layout == "sparse" and name.endswith(".weight"):
+        return dense_kernel(tensor)
+    shape = tuple(tensor.shape)
+    values_a_channel = name.endswith((".bias", ".gamma", ".beta"))
+    if values_a_channel and sum(size > 1 for size in shape) <= 1:
+        flat = tensor.reshape(-1)
+        return flat.reshape(1, 1, 1, -1) if ".grn." in name else flat
+    if re.search(r"(?:pwconv\d|^head)\.weight$", name) and len(shape) == 4 and shape[2:] == (1, 1):
+        return tensor.reshape(shape[:2])
+    return tensor
+
+
+def dense_kernel(kernel: Tensor) -> Tensor:
+    """MinkowskiEngine's (K * K, C) -> (C, 1, K, K); (K * K, I, O) -> (O, I, K, K).
+
+    Flattened positions run down the columns of the kernel (facebookresearch/ConvNeXt-V2,
+    conversion of FCMAE weights to dense layers). Other shapes come back as they are.
+    """
+    side = math.isqrt(kernel.shape[0]) if kernel.dim() else 0
+    if kernel.dim() not in (2, 3) or side * side != kernel.shape[0]:
+        return kernel
+    if kernel.dim() == 2:
+        kernel = kernel.unsqueeze(1)  # one input channel a group
+    return kernel.unflatten(0, (side, side)).permute(3, 2, 1, 0).contiguous()
 
 
 def infer_arch(state: Mapping[str, Tensor]) -> Arch:
-    """Depths and dims of a state dict in our names."""
-    blocks = [re.match(r"stages\.(\d)\.(\d+)\.", name) for name in state]
-    stages = sorted({int(m[1]) for m in blocks if m})
-    depths = tuple(1 + max(int(m[2]) for m in blocks if m and int(m[1]) == stage) for stage in stages)
-    dims = tuple(
-        state[f"stages.{i}.0.dwconv.weight"].shape[0]
-        for i in stages
-        if f"stages.{i}.0.dwconv.weight" in state
-    )
-    return Arch(depths, dims)
+    """Depths and dims of a state dict in our names; four stages, or one if isotropic."""
+    numbers: dict[int, int] = {}
+    dims: dict[int, int] = {}
+    for name, tensor in state.items():
+        if match := re.match(r"(?:stages\.(\d)|blocks)\.(\d+)\.", name):
+            stage = int(match[1] or 0)
+            numbers[stage] = max(numbers.get(stage, 0), int(match[2]) + 1)
+            if name.endswith("dwconv.weight"):
+                dims[stage] = tensor.shape[0]
+    return Arch(tuple(numbers[i] for i in sorted(numbers)), tuple(dims[i] for i in sorted(dims)))
 
 
-def _check_fit(
-    source: str, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], missing: list[str]
-) -> None:
-    surplus = [name for name in tensors if name not in own and not re.match(r"norm\d\.", name)]
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+class _Fit(NamedTuple):
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    dropped: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def _fit(renamed: Renamed, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> _Fit:
+    """Decide for every parameter of the model and every key of the file what becomes of it."""
+    missing = [name for name in own if name not in tensors]
+    allowed = [
+        name for name in missing if OUTPUT_NORM.fullmatch(name) and not renamed.naming.has_output_norms
     ]
-    problems = [
-        f"{len(names)} {label}, first {names[:3]}"
-        for label, names in (
-            ("missing", missing),
-            ("not in the model", surplus),
-            ("of another shape", misshapen),
+    misshapen = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
+    surplus = [name for name in tensors if name not in own]
+    # norms of levels that the model does not return, and the head of a classifier
+    useless = [name for name in surplus if OUTPUT_NORM.fullmatch(name) or _HEAD.fullmatch(name)]
+    # a head that is more than a norm and a linear layer would give other logits
+    refused = list(renamed.dropped) if "head.weight" in own else []
+    problems = _problems(
+        {
+            "missing": [name for name in missing if name not in allowed],
+            "not in the model": [name for name in surplus if name not in useless] + refused,
+            "of another shape": [
+                f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}" for name in misshapen
+            ],
+        }
+    )
+    loaded = tuple(name for name in own if name in tensors and name not in misshapen)
+    key_of = {name: key for key, (name, _) in renamed.names.items()}
+    unused = (*(key_of[name] for name in surplus), *renamed.dropped)
+    return _Fit(
+        loaded,
+        tuple(name for name in own if name not in loaded),
+        (*(key.removeprefix(renamed.container) for key in unused), *renamed.beside),
+        problems,
+    )
+
+
+def _problems(found: Mapping[str, list[str]]) -> tuple[str, ...]:
+    return tuple(f"{len(names)} {label}, first {names[:3]}" for label, names in found.items() if names)
+
+
+def _adapt_stem(
+    tensors: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The stem's RGB kernels for a model with other input channels, where the meaning is certain."""
+    for name in _STEMS:
+        if name not in own or name not in tensors:
+            continue
+        theirs, ours = tensors[name], own[name]
+        rgb = theirs.dim() == 4 and theirs.shape[1] == 3 and theirs[:, 0].shape == ours[:, 0].shape
+        channels = ours.shape[1]
+        if rgb and channels == 1:
+            summed = theirs.sum(dim=1, keepdim=True)
+            return {**tensors, name: summed}, ("stem: summed over RGB for one input channel",)
+        if rgb and channels > 3:
+            more = theirs.new_zeros(theirs.shape[0], channels - 3, *theirs.shape[2:])
+            note = f"stem: RGB first, zeros for the other {channels - 3} input channels"
+            return {**tensors, name: torch.cat([theirs, more], dim=1)}, (note,)
+    return tensors, ()
+
+
+def _cause(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What most likely went wrong, or nothing."""
+    causes = [cause for cause in (_arch_cause(theirs, own), _version_cause(theirs, own)) if cause]
+    if "head.weight" in own and "head.weight" not in theirs:
+        causes.append("the file has no classifier head")
+    elif "head.weight" in own and len(theirs["head.weight"]) != len(own["head.weight"]):
+        causes.append(
+            f"the file has {len(theirs['head.weight'])} classes, the model {len(own['head.weight'])}"
         )
-        if names
-    ]
-    if not problems:
-        return
-    theirs, ours = infer_arch(tensors), infer_arch(own)
-    cause = (
-        ""
-        if theirs == ours
-        else f"; likely cause: the file is {_arch_name(theirs)}, the model {_arch_name(ours)}"
-    )
-    raise CheckpointError(f"{source} does not fit: {'; '.join(problems)}{cause}")
+    return f"; likely cause: {', '.join(causes)}" if causes else ""
+
+
+def _arch_cause(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    arch, ours = infer_arch(theirs), infer_arch(own)
+    return "" if arch == ours else f"the file is {_arch_name(arch)}, the model {_arch_name(ours)}"
+
+
+def _version_cause(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    def has(state: Mapping[str, Tensor], part: str) -> bool:
+        return any(part in name for name in state)
+
+    if has(theirs, ".grn.") != has(own, ".grn."):
+        file, other = ("V2", "V1") if has(theirs, ".grn.") else ("V1", "V2")
+        return f"the file is ConvNeXt {file}, the model {other} (use_grn)"
+    scale = re.compile(r"(?:stages\.\d|blocks)\.\d+\.gamma")
+    theirs_scaled, own_scaled = (any(scale.fullmatch(name) for name in state) for state in (theirs, own))
+    if theirs_scaled != own_scaled:
+        value = "1.0" if theirs_scaled else "0"
+        return f"layer scale: the model needs layer_scale_init_value={value}"
+    return ""
 
 
 def _arch_name(arch: Arch) -> str:
-    return next(
-        (name for name, row in ARCHS.items() if row == arch), f"depths {arch.depths}, dims {arch.dims}"
-    )
+    names = (name for name, row in {**ARCHS, **ISOTROPIC_ARCHS}.items() if row == arch)
+    return next(names, f"depths {arch.depths}, dims {arch.dims}")
 
 
 def _short(names: tuple[str, ...]) -> str:
-    """``norm0.weight, norm0.bias, head.weight`` -> ``norm0.*, head.*``."""
-    return ", ".join(dict.fromkeys(f"{name.rpartition('.')[0]}.*" for name in names))
+    """``norm.weight, norm.bias, neck.a.weight, neck.b.weight`` -> ``norm.*, neck.*``."""
+    return ", ".join(dict.fromkeys(f"{name.split('.')[0]}.*" for name in names))

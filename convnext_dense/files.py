@@ -1,17 +1,29 @@
 """Files that are whole or not there."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write ``path`` by way of a temporary neighbour, so that an interruption leaves no half file."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary neighbour to write to; it takes the place of ``path`` once the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``path`` so that an interruption leaves the old file or none, never half of one."""
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,17 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
-from torch import nn
+from torch import Tensor, nn
 
-from convnext_dense.checkpoint import CheckpointError, fetch, reason
+from convnext_dense import pickled
+from convnext_dense.checkpoint import OUTPUT_NORM, in_our_names
+from convnext_dense.convnext import ConvNeXt
+from convnext_dense.errors import CheckpointError, reason
+from convnext_dense.fetch import fetch
+from convnext_dense.isotropic import IsotropicConvNeXt
+from convnext_dense.reading import checkpoint_file, read_with_meta
+
+CORE = (ConvNeXt, IsotropicConvNeXt)
 
 
 def _history_method(owner: type, name: str) -> Callable:
@@ -49,18 +58,20 @@ def _allow_mmengine() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()  # tensors still load; torch refuses a training state
 
 
-def read_checkpoint(source: str, map_location: str | torch.device = "cpu") -> dict:
-    """A training checkpoint of mmengine: tensors, plain containers and its log buffers, nothing else.
+def read_checkpoint(source: str | Path) -> dict:
+    """A training checkpoint of mmengine, on the CPU: tensors, plain containers and its log buffers.
 
     The recorded config text is left out: ``Runner.resume`` would run it as Python.
 
     Raises:
         CheckpointError: missing, truncated, or holding an object outside the allow-list.
     """
-    path = fetch(str(source))
+    path = checkpoint_file(fetch(source))
     try:
+        sums = pickled.check_archive(path) if zipfile.is_zipfile(path) else set()
         with _allow_mmengine():
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        pickled.check_loaded(checkpoint, sums)
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(f"cannot load {source}: {reason(error)}") from error
     if not isinstance(checkpoint, dict):
@@ -78,16 +89,59 @@ def load_model(model: nn.Module, source: str) -> dict:
     Raises:
         CheckpointError: unreadable, or keys or shapes differ; the first few are named.
     """
-    checkpoint = read_checkpoint(source)
-    state = checkpoint.get("state_dict", checkpoint)
-    check_whole_model(model, state, source)
-    model.load_state_dict(state)
-    return checkpoint.get("meta", {})
+    checkpoint = read_weights(source)
+    model.load_state_dict(whole_model_state(model, checkpoint["state_dict"], source))
+    return checkpoint["meta"]
 
 
-def check_whole_model(model: nn.Module, state: dict, source: str | Path) -> None:
-    """Raise :class:`CheckpointError` unless ``state`` has exactly the model's keys and shapes."""
+def read_weights(source: str | Path) -> dict:
+    """``dict(state_dict=..., meta=...)`` of a file in any format and wrapper that the core reads.
+
+    Raises:
+        CheckpointError: see :func:`convnext_dense.reading.read_state_dict`.
+    """
+    state, meta = read_with_meta(checkpoint_file(fetch(source)))
+    return {"state_dict": state, "meta": meta}
+
+
+def whole_model_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """A whole detector's or segmentor's state dict with its backbone in the names that ``model`` uses.
+
+    A model trained with another ConvNeXt (mmpretrain's, timm's) differs from ours in the
+    names of its backbone only; its neck and heads are the toolbox's own.
+
+    Raises:
+        CheckpointError: keys or shapes still differ; the first few are named.
+    """
     own = model.state_dict()
+    if set(state) != set(own) and any(isinstance(module, CORE) for module in model.children()):
+        state = _rename_backbone(state, own, source)
+    _check_whole_model(own, state, source)
+    return state
+
+
+def _rename_backbone(
+    state: dict[str, Tensor], own: dict[str, Tensor], source: str | Path
+) -> dict[str, Tensor]:
+    try:
+        renamed, tensors = in_our_names(state, source)
+    except CheckpointError:
+        return state  # of another network: the check that follows names the keys
+    if not renamed.container.startswith("backbone."):
+        raise CheckpointError(
+            f"{source} is a backbone alone ({renamed.naming.name} naming), not a whole model; "
+            "--pretrained PATH starts training from one"
+        )
+    # the released dense backbones own the norms of levels that they do not return, too
+    backbone = {
+        f"backbone.{name}": value
+        for name, value in tensors.items()
+        if f"backbone.{name}" in own or not OUTPUT_NORM.fullmatch(name)
+    }
+    return backbone | {key: state[key] for key in renamed.beside}
+
+
+def _check_whole_model(own: dict[str, Tensor], state: dict[str, Tensor], source: str | Path) -> None:
     misshapen = [
         f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
         for key in own
@@ -114,7 +168,7 @@ def read_safely_in_mmengine() -> None:
     """
 
     def read(filename: str, map_location: str | torch.device | None = None, **_: object) -> dict:
-        return read_checkpoint(filename, map_location or "cpu")
+        return read_checkpoint(filename)  # whoever loads the tensors copies them to their device
 
     CheckpointLoader.register_scheme(prefixes="", loader=read, force=True)
     CheckpointLoader.register_scheme(prefixes=("http://", "https://"), loader=read, force=True)

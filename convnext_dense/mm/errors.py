@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from mmengine import registry
 
-from convnext_dense.checkpoint import CheckpointError
+from convnext_dense.errors import CheckpointError
 from convnext_dense.mm.data import DatasetNotFoundError
 
 CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
@@ -17,7 +17,8 @@ _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:.
 
 # their ValueErrors are about config entries (arch, out_indices, decay_type ...), not about bugs
 _CHECKING_MODULES = tuple(
-    f"convnext_dense.{name}" for name in ("archs", "convnext", "layers", "layer_decay", "mm.optim")
+    f"convnext_dense.{name}"
+    for name in ("archs", "convnext", "isotropic", "layers", "layer_decay", "roadmap", "mm.optim")
 )
 
 

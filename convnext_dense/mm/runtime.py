@@ -15,7 +15,7 @@ from mmengine.device import utils as mmengine_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from convnext_dense.mm.checkpoints import check_whole_model, read_checkpoint
+from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.data import check_data, set_data_root
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.ops import current_ops
@@ -54,17 +54,31 @@ class DenseRunner(Runner):
     def load_checkpoint(self, filename, map_location="cpu", strict=None, revise_keys=None):
         """Load ``filename`` into the model, exactly unless the config says ``load_strict = False``.
 
+        A backbone in the names of another code base is renamed.
+
         Raises:
             CheckpointError: unreadable, or keys or shapes that differ.
         """
         strict = self.cfg.get("load_strict", True) if strict is None else strict
-        if strict:
-            model = self.model
-            while hasattr(model, "module"):  # below the wrappers of distributed and augmented testing
-                model = model.module
-            checkpoint = read_checkpoint(filename)
-            check_whole_model(model, checkpoint.get("state_dict", checkpoint), filename)
-        return super().load_checkpoint(filename, map_location, strict, revise_keys or [(r"^module\.", "")])
+        if not strict:
+            return super().load_checkpoint(
+                filename, map_location, strict, revise_keys or [(r"^module\.", "")]
+            )
+        model = self.model
+        while hasattr(model, "module"):  # below the wrappers of distributed and augmented testing
+            model = model.module
+        checkpoint = read_checkpoint(filename) if self._resume else read_weights(filename)
+        checkpoint["state_dict"] = whole_model_state(model, checkpoint["state_dict"], filename)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model.load_state_dict(checkpoint["state_dict"])
+        self._has_loaded = True
+        self.logger.info(f"Load checkpoint from {filename}")
+        return checkpoint
+
+    def resume(self, filename, *args, **kwargs):
+        """As mmengine's, also when called directly: hooks look at ``_resume`` to see which it is."""
+        self._resume = True
+        super().resume(filename, *args, **kwargs)
 
 
 def load_config(source: str, overrides: dict | None = None) -> Config:

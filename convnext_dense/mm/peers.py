@@ -1,0 +1,35 @@
+"""mmpretrain's ConvNeXt, to compare with."""
+
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from convnext_dense.archs import Arch
+from convnext_dense.reading import optional
+
+
+def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
+    """mmpretrain's ``ImageClassifier`` over its ConvNeXt, or without classes the dense backbone alone.
+
+    Raises:
+        CheckpointError: mmpretrain is not installed.
+    """
+    optional("mmpretrain.models", "mmpretrain's ConvNeXt")
+    from mmpretrain.registry import MODELS
+
+    init_default_scope("mmpretrain")
+    backbone = dict(
+        type="mmpretrain.ConvNeXt",
+        arch=dict(depths=list(arch.depths), channels=list(arch.dims)),
+        use_grn=use_grn,
+        layer_scale_init_value=0.0 if use_grn else 1e-6,
+    )
+    if not num_classes:
+        dense = dict(out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+        return MODELS.build(dict(backbone, **dense))
+    head = dict(
+        type="LinearClsHead",
+        num_classes=num_classes,
+        in_channels=arch.dims[-1],
+        loss=dict(type="CrossEntropyLoss"),
+    )
+    return MODELS.build(dict(type="ImageClassifier", backbone=backbone, head=head))

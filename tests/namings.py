@@ -1,0 +1,16 @@
+"""Key lists of other code bases, taken from the libraries themselves (tests/data/namings.json)."""
+
+import json
+from pathlib import Path
+
+import torch
+
+_FILE = json.loads((Path(__file__).parent / "data" / "namings.json").read_text())
+MICRO = dict(depths=tuple(_FILE["depths"]), dims=tuple(_FILE["dims"]))
+ENTRIES: dict[str, dict] = {entry["name"]: entry for entry in _FILE["namings"]}
+
+
+def random_state(keys: dict[str, list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """A random tensor a key; no two alike."""
+    generator = torch.Generator().manual_seed(seed)
+    return {key: torch.randn(shape, generator=generator) for key, shape in keys.items()}
