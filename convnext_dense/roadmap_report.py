@@ -1,0 +1,324 @@
+"""What each step of the roadmap costs a dense-prediction user: measurements, table and figure.
+
+The accuracy is the paper's; all else is counted or measured where the report runs.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from convnext_dense.complexity import Complexity, count_macs, count_params
+from convnext_dense.roadmap import STEPS, Roadmap, Step
+
+MIB = 2**20
+ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
+PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs
+Size = tuple[int, int]
+
+
+class StepCost(NamedTuple):
+    """One row of the report.
+
+    Attributes:
+        name: of the step.
+        macs: multiply-accumulates with a 1000-way classifier at 224x224, as the paper counts.
+        params: parameters of the backbone with all four levels.
+        saved_bytes: activations kept for the backward pass.
+        seconds: median latency of a forward pass by size.
+    """
+
+    name: str
+    macs: int
+    params: int
+    saved_bytes: int
+    seconds: dict[str, float]
+
+
+class Report(NamedTuple):
+    """Rows in the roadmap's order and the conditions under which they were measured.
+
+    Attributes:
+        conditions: one line.
+        memory_size: (height, width) of the image of ``saved_bytes``; batch 1.
+        rows: one a step.
+    """
+
+    conditions: str
+    memory_size: Size
+    rows: tuple[StepCost, ...]
+
+    def record(self) -> dict:
+        """Plain values, ready for JSON."""
+        rows = [row._asdict() for row in self.rows]
+        return dict(conditions=self.conditions, memory_size=list(self.memory_size), rows=rows)
+
+    @classmethod
+    def from_record(cls, record: Mapping) -> "Report":
+        """The inverse of :meth:`record`."""
+        rows = tuple(StepCost(**row) for row in record["rows"])
+        return cls(record["conditions"], tuple(record["memory_size"]), rows)
+
+
+# --------------------------------------------------------------------------------------- measurements
+
+
+def imagenet_complexity(step: str) -> Complexity:
+    """The step as an ImageNet classifier at 224x224: last level, global average, linear layer."""
+    with torch.device("meta"):
+        body = Roadmap(step, out_indices=3)
+        head = nn.Linear(body.dims[-1], 1000)
+        image = torch.empty(1, 3, PAPER_SIZE, PAPER_SIZE)
+    macs = count_macs(lambda: head(body(image)[0].mean((2, 3))))  # (1, C, H, W) -> (1, C) -> (1, 1000)
+    return Complexity(count_params(body) + count_params(head), macs, (PAPER_SIZE, PAPER_SIZE))
+
+
+def saved_bytes(module: nn.Module, image: Tensor) -> int:
+    """Bytes that the forward pass of ``module`` on ``image`` keeps for its backward pass.
+
+    Each storage counts once; the weights, the buffers and the image, which are there anyway, do not.
+    """
+    there = {
+        tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers(), image)
+    }
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in there:
+            kept[address] = tensor
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(image)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def median_seconds(
+    forwards: Sequence[Callable[[], object]], repeats: int, synchronise: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Median wall time of each of ``forwards`` over interleaved repeats, after one warm-up each.
+
+    Interleaved, so that a machine that is busy for a while slows all alike.
+
+    Raises:
+        ValueError: fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}; at least 1 is needed")
+    seconds: list[list[float]] = [[] for _ in forwards]
+    with torch.inference_mode():
+        for repeat in range(repeats + 1):
+            for forward, runs in zip(forwards, seconds, strict=True):
+                synchronise()
+                start = time.perf_counter()
+                forward()
+                synchronise()
+                if repeat > 0:
+                    runs.append(time.perf_counter() - start)
+    return [statistics.median(runs) for runs in seconds]
+
+
+def measure(
+    sizes: Sequence[Size],
+    repeats: int,
+    device: str = "cpu",
+    progress: Callable[[str], None] = lambda line: None,
+    steps: Sequence[str] = tuple(STEPS),
+) -> Report:
+    """Measure ``steps`` at every (height, width) of ``sizes``, batch 1; activations at the first size.
+
+    Raises:
+        ValueError: an unknown step, no size, or fewer than one repeat.
+    """
+    if not sizes:
+        raise ValueError("no sizes to measure at; give at least one (height, width)")
+    torch.manual_seed(0)
+    models = {step: Roadmap(step).to(device) for step in steps}
+    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    kept = {}
+    image = torch.randn(1, 3, *sizes[0], device=device)
+    for step, model in models.items():
+        kept[step] = saved_bytes(model.train(), image)
+        progress(f"{step}: {kept[step] / MIB:.0f} MiB kept for backward")
+        model.eval()
+    seconds: dict[str, dict[str, float]] = {step: {} for step in steps}
+    for height, width in sizes:
+        image = torch.randn(1, 3, height, width, device=device)
+        progress(f"{height}x{width}: {repeats} repeats of {len(steps)} steps")
+        forwards = [partial(model, image) for model in models.values()]
+        medians = median_seconds(forwards, repeats, synchronise)
+        for step, median in zip(steps, medians, strict=True):
+            seconds[step][f"{height}x{width}"] = median
+    rows = tuple(
+        StepCost(step, imagenet_complexity(step).macs, count_params(model), kept[step], seconds[step])
+        for step, model in models.items()
+    )
+    return Report(conditions(device, repeats), tuple(sizes[0]), rows)
+
+
+def conditions(device: str, repeats: int) -> str:
+    """Hardware, threads, precision, versions and how often, in one line."""
+    if device.startswith("cuda"):
+        where = torch.cuda.get_device_name(device)
+    else:
+        where = f"{_cpu_name()}, {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() > 1]}"
+    return f"{where}; batch 1, float32, torch {torch.__version__}; medians of {repeats} interleaved repeats"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------------------------------------- table
+
+
+def format_markdown(report: Report) -> str:
+    """The rows as a Markdown table, with the conditions below it."""
+    sizes = list(report.rows[0].seconds)
+    head = [
+        "step", "paper's label", "top-1 (paper)", "GMACs at 224", "paper", "M params",
+        *(f"ms at {size}" for size in sizes), f"MiB kept at {_size(report.memory_size)}",
+    ]  # fmt: skip
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for row in report.rows:
+        published = STEPS[row.name].published
+        lines.append(
+            [
+                f"`{row.name}`" + (" (alternative)" if row.name in ALTERNATIVES else ""),
+                published.step,
+                f"{published.top1:.1f}",
+                f"{row.macs / 1e9:.2f}",
+                f"{published.macs_g:.1f}",
+                f"{row.params / 1e6:.1f}",
+                *(f"{1000 * row.seconds[size]:.0f}" for size in sizes),
+                f"{row.saved_bytes / MIB:.0f}",
+            ]
+        )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\nMeasured on {report.conditions}.\n"
+
+
+def replace_table(text: str, table: str) -> str:
+    """``text`` with what stands between its two ``roadmap table`` comments replaced.
+
+    Raises:
+        ValueError: the comments are not there.
+    """
+    begin, end = "<!-- roadmap table: begin -->\n", "<!-- roadmap table: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no place for the table: the text needs {begin.strip()} and {end}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+# --------------------------------------------------------------------------------------------- figure
+
+# Okabe and Ito's colours, which the colour-blind tell apart too, and which differ in grey
+_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#444444"
+_TEXT = 8
+_ON_WHITE = dict(facecolor="white", edgecolor="none", pad=0.6)  # the dashed line stops at a label
+
+
+def plot_report(path: str | Path, report: Report) -> None:
+    """One row a step as in the paper's figure; panels of accuracy, MACs, latency and kept activations.
+
+    Args:
+        path: file to write; its suffix chooses the format.
+        report: what to draw; latency at its last size.
+    """
+    figure = Figure(figsize=(11, 5.8), layout="constrained")
+    panels = figure.subplots(1, 4, sharey=True)
+    size = list(report.rows[0].seconds)[-1]
+    steps = [STEPS[row.name] for row in report.rows]
+    _dots(panels[0], steps)
+    columns = (
+        ([row.macs / 1e9 for row in report.rows], _ORANGE, 2),
+        ([1000 * row.seconds[size] for row in report.rows], _GREEN, 0),
+        ([row.saved_bytes / MIB for row in report.rows], _PURPLE, 0),
+    )
+    for axes, (values, colour, digits) in zip(panels[1:], columns, strict=True):
+        _bars(axes, steps, values, colour, digits)
+    titles = (
+        "ImageNet top-1\nin the paper, %",
+        f"GMACs\nat {PAPER_SIZE}x{PAPER_SIZE}",
+        f"latency\nat {size}, ms",
+        f"kept for backward\nat {_size(report.memory_size)}, MiB",
+    )
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=_TEXT + 2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="x", labelsize=_TEXT)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(steps)), [step.published.step for step in steps], fontsize=_TEXT + 1)
+    panels[0].invert_yaxis()
+    note = "Dashed: the first row. Hatched and hollow: alternatives, not part of the rows below them."
+    figure.supxlabel(f"{note}\n{report.conditions}.", fontsize=_TEXT)
+    _save(figure, Path(path))
+
+
+def _dots(axes: Axes, steps: Sequence[Step]) -> None:
+    """Accuracy; dots, because bars would have to start at zero."""
+    accuracies = [step.published.top1 for step in steps]
+    path = [(step.published.top1, i) for i, step in enumerate(steps) if step.name not in ALTERNATIVES]
+    axes.axvline(accuracies[0], color=_GREY, lw=0.8, ls="--")
+    axes.plot(*zip(*path, strict=True), color=_BLUE, lw=1.2)
+    for i, (step, accuracy) in enumerate(zip(steps, accuracies, strict=True)):
+        face = "white" if step.name in ALTERNATIVES else _BLUE
+        axes.plot(accuracy, i, marker="o", ms=6, markerfacecolor=face, markeredgecolor=_BLUE, ls="")
+        axes.annotate(
+            f"{accuracy:.1f}",
+            (accuracy, i),
+            xytext=(8, 0),
+            textcoords="offset points",
+            fontsize=_TEXT,
+            va="center",
+            color=_GREY,
+            bbox=_ON_WHITE,
+        )
+    axes.set_xlim(min(accuracies) - 0.5, max(accuracies) + 1)
+
+
+def _bars(axes: Axes, steps: Sequence[Step], values: Sequence[float], colour: str, digits: int) -> None:
+    bars = axes.barh(range(len(steps)), values, color=colour, height=0.7)
+    for bar, step in zip(bars, steps, strict=True):
+        if step.name in ALTERNATIVES:
+            bar.set(facecolor="white", edgecolor=colour, hatch="////", linewidth=0.8)
+    axes.axvline(values[0], color=_GREY, lw=0.8, ls="--")
+    labels = [f"{value:.{digits}f}" for value in values]
+    axes.bar_label(bars, labels, fontsize=_TEXT, padding=4, color=_GREY, bbox=_ON_WHITE)
+    axes.set_xlim(0, 1.25 * max(values))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write by way of a temporary neighbour; without date and random ids, so that reports repeat exactly."""
+    suffix = path.suffix.removeprefix(".")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with matplotlib.rc_context({"svg.hashsalt": "roadmap"}):
+        figure.savefig(
+            unfinished,
+            dpi=130,
+            facecolor="white",
+            format=suffix,
+            metadata={"Date": None} if suffix == "svg" else None,
+        )
+    os.replace(unfinished, path)
+
+
+def _size(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
