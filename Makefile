@@ -1,18 +1,20 @@
-# make demo | test | setup | ops | doctor | lint | bench
+# make demo | test | setup | ops | peers | doctor | lint | bench
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+PEERS := .venv-peers
 
-.PHONY: help setup demo test lint format ops doctor bench
+.PHONY: help setup demo test lint format ops peers doctor bench
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
 	@echo "make test     all tests"
 	@echo "make setup    virtual environment in $(VENV) with the tested versions"
 	@echo "make ops      compile mmcv's ops against the installed torch (about ten minutes, once)"
+	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
 	@echo "make doctor   what this machine has, and what to do about what it lacks"
 	@echo "make lint     ruff; make format rewrites"
 	@echo "make bench    speed ratios against the peers"
@@ -50,6 +52,15 @@ format: $(DEV)
 
 ops: $(RUNTIME)
 	$(PY) tools/build_ops.py
+
+$(PEERS)/.installed: requirements/peers.txt setup.py
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q -r requirements/peers.txt
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -q -e .
+	@touch $@
+
+peers: $(PEERS)/.installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers
 
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py
