@@ -1,7 +1,8 @@
 """The published numbers as data: every row of the tables that this toolkit answers to.
 
 Liu et al., "A ConvNet for the 2020s", CVPR 2022, with parameters and weights as
-printed beside the released models. MACs in 1e9 are what the paper calls FLOPs;
+printed beside the released models; and of Woo et al., "ConvNeXt V2", CVPR 2023, the
+rows of its own models, marked V2. MACs in 1e9 are what the papers call FLOPs;
 parameters are in 1e6. ``None`` stands for what is not published.
 """
 
@@ -12,6 +13,7 @@ Provenance = Literal["published", "measured here", "not yet measured"]
 Pretrain = Literal["1K", "22K"]
 
 README = "released README"  # rows printed beside the released models, not in the paper
+V2_6, V2_7 = "V2 Table 6", "V2 Table 7"
 
 
 class AP(NamedTuple):
@@ -23,7 +25,7 @@ class AP(NamedTuple):
 
 
 class CocoRow(NamedTuple):
-    """Table 3: COCO val2017, 3x schedule, one scale of (1333, 800).
+    """Table 3: COCO val2017, 3x schedule, one scale of (1333, 800); V2 says one scale, not which.
 
     Attributes:
         name: the recipe's.
@@ -36,7 +38,7 @@ class CocoRow(NamedTuple):
     pretrain: Pretrain
     params_m: int | None
     macs_g: int
-    fps: float
+    fps: float | None
     box: AP
     mask: AP
     table: str = "Table 3"
@@ -55,7 +57,7 @@ class Ade20kRow(NamedTuple):
         name: the recipe's.
         crop: side of the training crop in pixels; MACs are at crop x 4 crop.
         miou: one scale, sliding window, in percent.
-        miou_ms: several scales and flip, whole images, in percent.
+        miou_ms: several scales and flip, whole images, in percent; V2 names scales only.
     """
 
     name: str
@@ -86,13 +88,15 @@ class ImageNetRow(NamedTuple):
 
 
 class IsotropicRow(NamedTuple):
-    """Table 2: isotropic ConvNeXt, ImageNet-1K at 224 pixels; top-1 in percent."""
+    """Table 2: isotropic ConvNeXt, ImageNet-1K, square images of ``size`` pixels; top-1 in percent."""
 
     name: str
+    arch: str
     model: str
     params_m: int
     macs_g: float
     top1: float
+    size: int = 224
     table: str = "Table 2"
     provenance: Provenance = "published"
 
@@ -216,6 +220,24 @@ ADE20K: tuple[Ade20kRow, ...] = (
     Ade20kRow("upernet/convnext_xl_in22k_640_160k", "ConvNeXt-XL", "22K", 640, 391, 3335, 53.6, 54.0),
 )
 
+# V2's FCMAE models; its Mask R-CNN has other data and tests than Table 3's. No such model was released.
+COCO_V2: tuple[CocoRow, ...] = (
+    CocoRow("mask_rcnn/convnextv2_base_3x", "ConvNeXt V2-B", "1K", None, 486, None,
+            AP(52.9, 72.6, 58.9), AP(46.6, 70.0, 51.1), V2_6),
+    CocoRow("mask_rcnn/convnextv2_large_3x", "ConvNeXt V2-L", "1K", None, 875, None,
+            AP(54.4, 73.9, 60.4), AP(47.7, 71.4, 52.3), V2_6),
+    CocoRow("mask_rcnn/convnextv2_huge_3x", "ConvNeXt V2-H", "1K", None, 2525, None,
+            AP(55.7, 75.2, 61.8), AP(48.9, 72.8, 53.6), V2_6),
+)
+
+ADE20K_V2: tuple[Ade20kRow, ...] = (
+    Ade20kRow("upernet/convnextv2_base_512_160k", "ConvNeXt V2-B", "1K", 512, 122, 1170, None, 52.1, V2_7),
+    Ade20kRow("upernet/convnextv2_large_512_160k", "ConvNeXt V2-L", "1K", 512, 235, 1573, None, 53.7, V2_7),
+    Ade20kRow("upernet/convnextv2_huge_512_160k", "ConvNeXt V2-H", "1K", 512, 707, 3272, None, 55.0, V2_7),
+    Ade20kRow("upernet/convnextv2_huge_in22k_640_160k", "ConvNeXt V2-H", "22K", 640, 707, 5113, None, 57.0,
+              V2_7),
+)
+
 IMAGENET: tuple[ImageNetRow, ...] = (
     ImageNetRow("imagenet/convnext_t_224", "tiny", "ConvNeXt-T", "1K", 224, 29, 4.5, 82.1),
     ImageNetRow("imagenet/convnext_s_224", "small", "ConvNeXt-S", "1K", 224, 50, 8.7, 83.1),
@@ -236,9 +258,10 @@ IMAGENET: tuple[ImageNetRow, ...] = (
 )
 
 ISOTROPIC: tuple[IsotropicRow, ...] = (
-    IsotropicRow("imagenet/convnext_s_isotropic_224", "ConvNeXt-S (iso.)", 22, 4.3, 79.7),
-    IsotropicRow("imagenet/convnext_b_isotropic_224", "ConvNeXt-B (iso.)", 87, 16.9, 82.0),
-    IsotropicRow("imagenet/convnext_l_isotropic_224", "ConvNeXt-L (iso.)", 306, 59.7, 82.6),
+    IsotropicRow("imagenet/convnext_s_isotropic_224", "isotropic_small", "ConvNeXt-S (iso.)", 22, 4.3, 79.7),
+    IsotropicRow("imagenet/convnext_b_isotropic_224", "isotropic_base", "ConvNeXt-B (iso.)", 87, 16.9, 82.0),
+    IsotropicRow("imagenet/convnext_l_isotropic_224", "isotropic_large", "ConvNeXt-L (iso.)",
+                 306, 59.7, 82.6),
 )
 
 ROADMAP: tuple[RoadmapStep, ...] = (
@@ -261,7 +284,9 @@ ROADMAP: tuple[RoadmapStep, ...] = (
 )
 # fmt: on
 
-ROWS: dict[str, Row] = {row.name: row for table in (COCO, ADE20K, IMAGENET, ISOTROPIC) for row in table}
+ROWS: dict[str, Row] = {
+    row.name: row for table in (COCO, ADE20K, COCO_V2, ADE20K_V2, IMAGENET, ISOTROPIC) for row in table
+}
 
 
 def find_row(name: str) -> Row:

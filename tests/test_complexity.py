@@ -5,6 +5,7 @@ import torch
 from published import TABLES
 from torch import nn
 
+from convnext_dense import Classifier, paper
 from convnext_dense.complexity import (
     Comparison,
     Complexity,
@@ -40,6 +41,20 @@ def test_table_1(row):
     counted = classifier_complexity(ARCH[row["model"].split("-")[1]], size, size)
     assert counted.params_m == pytest.approx(row["params_m"], abs=0.5)  # printed without decimals
     assert counted.macs_g == pytest.approx(row["flops_g"], rel=0.01)
+
+
+@pytest.mark.parametrize("row", TABLES["isotropic"]["rows"], ids=lambda row: row["model"])
+def test_table_2(row):
+    """Parameters are printed as whole millions, MACs with one decimal: 22 and 4.3 for S."""
+    (published,) = [each for each in paper.ISOTROPIC if each.model == row["model"]]
+    with torch.device("meta"):
+        # the released L alone has a layer scale: 36 blocks of 1024 channels, 0.01% of its parameters
+        scale = 1.0 if "-L" in row["model"] else 0.0
+        model = Classifier(published.arch, layer_scale_init_value=scale)
+        image = torch.empty(1, 3, published.size, published.size)
+    figures = list(row.values())  # model, params in 1e6, MACs in 1e9, top-1
+    assert count_params(model) / 1e6 == pytest.approx(figures[1], abs=0.5)
+    assert count_macs(lambda: model(image)) / 1e9 == pytest.approx(figures[2], rel=0.01)
 
 
 def test_table_shows_the_difference_or_a_dash():

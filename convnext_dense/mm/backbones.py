@@ -5,13 +5,13 @@ import copy
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
-from convnext_dense import convnext
-from convnext_dense.checkpoint import CheckpointError, load_checkpoint
+from convnext_dense import convnext, isotropic
+from convnext_dense.checkpoint import load_checkpoint
+from convnext_dense.errors import CheckpointError
 
 
-@MODELS.register_module()
-class ConvNeXt(convnext.ConvNeXt, BaseModule):
-    """:class:`convnext_dense.ConvNeXt` with mmengine's ``init_cfg``.
+class ExactInit:
+    """mmengine's ``init_cfg`` in front of a core class and ``BaseModule``.
 
     ``init_cfg=dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads exactly: a
     missing, unknown or misshapen tensor is an error.
@@ -45,3 +45,16 @@ class ConvNeXt(convnext.ConvNeXt, BaseModule):
             self.is_init = True
         else:
             super().init_weights()
+
+
+@MODELS.register_module()
+class ConvNeXt(ExactInit, convnext.ConvNeXt, BaseModule):
+    """:class:`convnext_dense.ConvNeXt` with mmengine's ``init_cfg``, see :class:`ExactInit`."""
+
+
+@MODELS.register_module()
+class IsotropicConvNeXt(ExactInit, isotropic.IsotropicConvNeXt, BaseModule):
+    """:class:`convnext_dense.IsotropicConvNeXt` with mmengine's ``init_cfg``, see :class:`ExactInit`.
+
+    Its one level, of stride 16, needs the neck ``SimpleFeaturePyramid``.
+    """

@@ -15,7 +15,7 @@ from convnext_dense import ARCHS, list_configs, paper
 from convnext_dense.layer_decay import default_num_layers
 from convnext_dense.mm.meta import build_on_meta
 
-ALL = [name for name in list_configs() if name.startswith("upernet/")]
+ALL = sorted(row.name for row in paper.ADE20K)
 RELEASED_RECIPES = [name for name in RECIPES if name.startswith("upernet/")]
 SWIN = [name for name in ALL if "swin" in name]
 NOT_RELEASED = {"upernet/swin_b_in22k_640_160k", "upernet/swin_l_in22k_640_160k"}
@@ -74,7 +74,7 @@ def crop_of(name: str) -> int:
 
 
 def test_every_row_of_the_table_has_its_recipe():
-    assert sorted(row.name for row in paper.ADE20K) == ALL
+    assert set(ALL) <= set(list_configs())
     assert set(RELEASED_RECIPES) == set(ALL) - set(SWIN)
 
 

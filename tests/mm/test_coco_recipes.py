@@ -8,11 +8,11 @@ from mmengine.optim import build_optim_wrapper
 from published import COCO_RECIPES, RECIPES, ROOT, config, param_groups
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
-from convnext_dense import ARCHS, list_configs, paper
+from convnext_dense import ARCHS, paper
 from convnext_dense.layer_decay import default_num_layers
 from convnext_dense.mm.meta import build_on_meta
 
-ALL = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/"))]
+ALL = [row.name for row in paper.COCO]
 NOT_RELEASED = {"resnet50", "x101_32x4d", "x101_64x4d", "swin_b_in22k", "swin_l_in22k"}
 FACEBOOK = "https://dl.fbaipublicfiles.com/convnext/convnext_{}_224.pth"
 PRETRAINED = {

@@ -10,12 +10,12 @@ from mmengine.runner import Runner
 from published import COCO_RECIPES, RECIPES, config
 from torch import nn
 
-from convnext_dense import list_configs
+from convnext_dense import paper
 from convnext_dense.mm.schedule import run_length, simulate
 
 ITERS_PER_EPOCH = 7330  # 117,266 images, 8 GPUs, 2 images each
-COCO_CONFIGS = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/"))]
-ADE20K_CONFIGS = [name for name in list_configs() if name.startswith("upernet/")]
+COCO_CONFIGS = [row.name for row in paper.COCO]
+ADE20K_CONFIGS = [row.name for row in paper.ADE20K]
 ADE20K_RECIPES = [name for name in RECIPES if name.startswith("upernet/")]
 
 
