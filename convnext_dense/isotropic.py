@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from convnext_dense import fuse
 from convnext_dense.archs import ISOTROPIC_ARCHS, resolve_arch
 from convnext_dense.convnext import Block, check_image, init_weights, run_blocks
 from convnext_dense.layers import LayerNorm2d, drop_path_rates
+from convnext_dense.lean import Memory
 
 STRIDE = 16  # of the stem, and so of the only level
 
@@ -27,6 +29,7 @@ class IsotropicConvNeXt(nn.Module):
         layer_scale_init_value: initial layer scale; 0, the default, leaves it out, as the
             released S and B do. The released L was trained with one: give it 1.0 there.
         with_cp: recompute each block in the backward pass.
+        memory: what a block keeps for the backward pass, see :class:`convnext_dense.convnext.Block`.
 
     Attributes:
         depths, dims: number and channels of the blocks, one entry each.
@@ -43,6 +46,7 @@ class IsotropicConvNeXt(nn.Module):
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 0.0,
         with_cp: bool = False,
+        memory: Memory = "lean",
     ) -> None:
         super().__init__()
         self.depths, self.dims = resolve_arch(arch, ISOTROPIC_ARCHS)
@@ -52,7 +56,9 @@ class IsotropicConvNeXt(nn.Module):
         (dim,) = self.dims
         self.stem = nn.Conv2d(in_channels, dim, kernel_size=STRIDE, stride=STRIDE)
         (rates,) = drop_path_rates(drop_path_rate, self.depths)
-        self.blocks = nn.Sequential(*(Block(dim, rate, layer_scale_init_value) for rate in rates))
+        self.blocks = nn.Sequential(
+            *(Block(dim, rate, layer_scale_init_value, memory=memory) for rate in rates)
+        )
         self.norm0 = LayerNorm2d(dim)
         self.apply(init_weights)
 
@@ -73,3 +79,11 @@ class IsotropicConvNeXt(nn.Module):
         check_image(x, self.in_channels, STRIDE)
         x = self.stem(x.to(memory_format=torch.channels_last))
         return (run_blocks(self.blocks, x, self.with_cp),)
+
+    def fuse(self) -> "IsotropicConvNeXt":
+        """As :meth:`convnext_dense.ConvNeXt.fuse`.
+
+        Raises:
+            RuntimeError: the model is in training mode.
+        """
+        return fuse.fuse(self)

@@ -18,6 +18,24 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
+GRN_EPS = 1e-6  # as released
+
+
+class AtrousDownsample(nn.Conv2d):
+    """The 2x2 convolution of a downsampling layer at stride 1, its taps ``dilation`` pixels apart.
+
+    Each second output (``dilation`` = 1; each fourth: 2) is what the strided convolution with
+    the same weights gives. The image is continued with zeros to the right and below.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=2, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H, W)."""
+        return super().forward(F.pad(x, (0, self.dilation[1], 0, self.dilation[0])))
+
+
 class GRN(nn.Module):
     """Global Response Normalisation of ConvNeXt V2 (Woo et al., CVPR 2023, section 3.3).
 
@@ -36,8 +54,12 @@ class GRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, H, W, C)."""
         response = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)  # (N, 1, 1, C)
-        relative = response / (response.mean(dim=-1, keepdim=True) + 1e-6)
-        return torch.addcmul(self.beta, self.gamma * relative, x) + x
+        return torch.addcmul(self.beta, self.gamma * grn_relative(response), x) + x
+
+
+def grn_relative(response: Tensor) -> Tensor:
+    """Norms (..., C) of the channels of a map -> the same relative to their mean."""
+    return response / (response.mean(dim=-1, keepdim=True) + GRN_EPS)
 
 
 class DropPath(nn.Module):

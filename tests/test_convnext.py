@@ -231,3 +231,27 @@ def test_meta_device_export_and_compile():
     for run in (exported, compiled):
         for level, reference in zip(run(image), expected, strict=True):
             torch.testing.assert_close(level, reference)
+
+
+@pytest.mark.parametrize(("with_cp", "blocks"), [((0, 2), 3), ([], 0), (True, 5), (False, 0), ([3], 1)])
+def test_recomputation_of_chosen_stages(with_cp, blocks):
+    torch.manual_seed(0)
+    model, image = ConvNeXt(MICRO), torch.randn(1, 3, 64, 64)
+    grads, passes = [], []
+    for stage in model.stages:
+        for block in stage:
+            block.dwconv.register_forward_hook(lambda *args: passes.append(1))
+    for model.with_cp in (False, with_cp):
+        model.zero_grad()
+        passes.clear()
+        sum(level.sin().mean() for level in model(image)).backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert len(passes) == 5 + blocks  # a recomputed block runs twice
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("with_cp", [1, (4,), (-1,), (True,), "all"])
+def test_wrong_stages_to_recompute_are_one_clear_error(with_cp):
+    with pytest.raises(ValueError, match="sequence of stages 0 to 3") as error:
+        ConvNeXt(MICRO, with_cp=with_cp)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,144 @@
+"""The block's fused inference path: fewer passes over memory, the same outputs.
+
+LayerNorm's affine part goes into the first pointwise weight, the layer scale and GRN's
+shift into the second; GELU works in place (inside the product, where oneDNN offers that)
+and the residual is added where the result is written. With n the LayerNorm without its
+affine part (w, b), g the layer scale and beta GRN's shift:
+
+    W1 (w n + b) + b1        = (W1 w) n + (b1 + W1 b)
+    g (W2 (z + beta) + b2)   = (g W2) z + g (b2 + W2 beta)
+
+The folded weights are no parameters: the state dict stays what it was. They hold for the
+parameters that they were made of, and are dropped or passed over once these change.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convnext_dense import lean
+from convnext_dense.layers import grn_relative
+from convnext_dense.products import linear
+
+Backbone = TypeVar("Backbone", bound=nn.Module)
+
+
+class Folded(NamedTuple):
+    """Weights of a block's pointwise part with everything linear folded in.
+
+    Attributes:
+        w1, b1, w2, b2: (4C, C), (4C,), (C, 4C), (C,).
+        grn_gamma: GRN's scale (4C,), or None.
+        origin: the parameters.
+        state: their addresses and versions when they were folded.
+    """
+
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    grn_gamma: Tensor | None
+    origin: lean.Weights
+    state: tuple[tuple[int, int], ...]
+
+
+@torch.no_grad()
+def fold(weights: lean.Weights) -> Folded:
+    """Parameters -> folded weights in their dtype; 16-bit ones are folded in float32."""
+    dtype = weights.w1.dtype
+    wide = lean.Weights(
+        *(None if w is None else w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights)
+    )
+    w1, b1 = wide.w1 * wide.norm_weight, wide.b1 + wide.w1 @ wide.norm_bias
+    w2, b2 = wide.w2, wide.b2
+    if wide.grn_beta is not None:
+        b2 = b2 + w2 @ wide.grn_beta.flatten()
+    if wide.gamma is not None:
+        w2, b2 = wide.gamma[:, None] * w2, wide.gamma * b2
+    scale = None if weights.grn_gamma is None else weights.grn_gamma.detach().flatten()
+    return Folded(*(w.to(dtype).contiguous() for w in (w1, b1, w2, b2)), scale, weights, _state(weights))
+
+
+def is_current(folded: Folded, weights: lean.Weights) -> bool:
+    """Whether the parameters are still those that were folded (an edit through ``.data`` is not seen)."""
+    same = all(a is b for a, b in zip(folded.origin, weights, strict=True))
+    return same and folded.state == _state(weights)
+
+
+def _state(weights: lean.Weights) -> tuple[tuple[int, int], ...]:
+    # a parameter made in inference mode counts no versions
+    return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.given())
+
+
+def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Output y (N, H, W, C) of the depthwise convolution, block input x (N, C, H, W) -> (N, C, H, W)."""
+    _, product, output = lean.dtypes(y, folded.origin)
+    rows = y.reshape(-1, y.shape[-1])  # (N, H, W, C) -> (N H W, C)
+    residual = x.permute(0, 2, 3, 1).reshape(rows.shape)
+    out = rows.new_empty(rows.shape, dtype=torch.promote_types(output, x.dtype))
+    w1, b1, w2, b2 = (w.to(product) for w in folded[:4])
+    for piece in lean.pieces(y, folded.grn_gamma is not None):
+        n = F.layer_norm(rows[piece], rows.shape[1:], eps=eps)
+        z = linear(n.to(product), w1, b1, gelu=True)  # C -> 4C
+        if folded.grn_gamma is not None:
+            a = lean.by_sample(z, y)
+            response = torch.linalg.vector_norm(a, dim=1, keepdim=True)
+            a.mul_(1 + folded.grn_gamma * grn_relative(response))
+        torch.add(linear(z, w2, b2), residual[piece], out=out[piece])  # 4C -> C
+    return out.view(y.shape).permute(0, 3, 1, 2)  # NHWC -> NCHW, channels-last memory
+
+
+class FusibleBlock(nn.Module):
+    """Keeps a block's folded weights, and drops them when the parameters change or training begins."""
+
+    _folded: Folded | None = None
+
+    def fuse(self) -> None:
+        """Fold the parameters as they are now; nothing is folded with hooks on a part, or a part replaced."""
+        self._folded = fold(lean.weights_of(self)) if lean.is_bare(self) else None
+
+    def fused(self, y: Tensor) -> Folded | None:
+        """The folded weights, if they can stand in for the parts at this call.
+
+        They cannot where gradients are recorded, in a trace, or with hooks on a part.
+        """
+        folded = self._folded
+        if folded is None or self.training or torch.is_grad_enabled():
+            return None
+        if not lean.is_bare(self) or lean.is_watched(y, folded.origin):
+            return None
+        return folded if is_current(folded, lean.weights_of(self)) else None
+
+    def train(self, mode: bool = True) -> "FusibleBlock":
+        """Set the mode; training drops the folded weights."""
+        if mode:
+            self._folded = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> "FusibleBlock":  # to(), half(), cuda() and their like
+        self._folded = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:  # every way of loading comes through here
+        self._folded = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        """A copy, or what is read back from a file, is not fused."""
+        return {name: value for name, value in self.__dict__.items() if name != "_folded"}
+
+
+def fuse(model: Backbone) -> Backbone:
+    """Fold the weights of every block of ``model``, in place.
+
+    Raises:
+        RuntimeError: the model is in training mode.
+    """
+    if model.training:
+        raise RuntimeError("fuse() folds weights for inference; call .eval() on the model before it")
+    for module in model.modules():
+        if isinstance(module, FusibleBlock):
+            module.fuse()
+    return model
