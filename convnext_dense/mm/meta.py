@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 
-class _LinspaceOnCpu(TorchFunctionMode):
+class LinspaceOnCpu(TorchFunctionMode):
     """Swin asks ``torch.linspace`` for its drop path rates and reads the numbers, which ``meta`` has not."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -26,5 +26,5 @@ def build_on_meta(cfg: Config) -> nn.Module:
         KeyError: a type that is not registered.
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
-    with torch.device("meta"), _LinspaceOnCpu():
+    with torch.device("meta"), LinspaceOnCpu():
         return MODELS.build(copy.deepcopy(cfg.model)).eval()  # detectors write into their config

@@ -1,0 +1,127 @@
+"""What a backbone hands to the rest of a model: measured by running it, not read off its name."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.meta import LinspaceOnCpu
+
+SIZE = 256  # pixels; divisible by every stride up to 128
+STRIDES = (4, 8, 16, 32)  # of ConvNeXt's stages
+
+# Weights, and layers that need compiled ops and leave every shape as it is.
+_NO_SHAPE = ("init_cfg", "pretrained", "dcn", "stage_with_dcn", "sac", "stage_with_sac", "plugins")
+
+
+class RefusedError(UserError):
+    """A backbone that a ConvNeXt cannot stand in for; the message says why."""
+
+
+class Levels(NamedTuple):
+    """The maps of a backbone: channels and stride of each, and whether strides were traded for dilation."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilated: bool
+
+
+class Stages(NamedTuple):
+    """ConvNeXt's arguments that give the same strides."""
+
+    out_indices: tuple[int, ...]
+    output_stride: int
+
+
+def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
+    """Build a backbone from its config, run it on the meta device and look at its maps.
+
+    Args:
+        backbone: config with ``type``; it is not changed.
+        in_channels: channels of the input image.
+
+    Raises:
+        RefusedError: it does not build or run alone, or returns anything but maps of one image.
+    """
+    kind = backbone.get("type")
+    model, out = _run(backbone, torch.zeros(1, in_channels, SIZE, SIZE))
+    maps = list(out) if isinstance(out, list | tuple) else [out]
+    if not maps or not all(isinstance(m, torch.Tensor) and m.dim() == 4 for m in maps):
+        raise RefusedError(f"{kind} returns {_describe(out)}, not a tuple of maps (N, C, H, W)")
+    if any(m.shape[0] != 1 for m in maps):
+        raise RefusedError(f"{kind} returns {maps[0].shape[0]} maps for one image (parallel branches)")
+    strides = tuple(round(SIZE / m.shape[2]) for m in maps)
+    return Levels(tuple(m.shape[1] for m in maps), strides, is_dilated(model))
+
+
+def _run(backbone: Mapping, image: torch.Tensor) -> tuple[nn.Module, object]:
+    """The backbone and its output, on the meta device where it can, else on the CPU."""
+    plain = {key: copy.deepcopy(value) for key, value in backbone.items() if key not in _NO_SHAPE}
+    # some classes read numbers from tensors while they run, which meta tensors do not have
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), LinspaceOnCpu():
+                model = MODELS.build(copy.deepcopy(plain))
+            model.eval()  # which returns nothing in some classes
+            with torch.device(device), torch.no_grad():
+                return model, model(image.to(device))
+        except Exception as error:  # whatever a foreign class raises
+            said = str(error).strip().split("\n")[0] or type(error).__name__
+    raise RefusedError(f"{backbone.get('type')} does not run on an image alone ({said:.120})")
+
+
+def is_dilated(model: nn.Module) -> bool:
+    """Whether some convolution larger than 1x1 is dilated, as where a stride was taken out."""
+    return any(
+        isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and max(module.dilation) > 1
+        for module in model.modules()
+    )
+
+
+def choose_stages(levels: Levels) -> Stages:
+    """The stages of a ConvNeXt that stand in for each level.
+
+    Where strides repeat or were replaced by dilation (8, or 4, 8, 8, 8) the ConvNeXt's are
+    replaced as well and the deepest stage of each stride is taken; else stage i has stride 4 * 2**i.
+
+    Raises:
+        RefusedError: levels that no ConvNeXt has.
+    """
+    strides = levels.strides
+    if any(stride not in STRIDES for stride in strides):
+        wrong = [stride for stride in strides if stride not in STRIDES]
+        raise RefusedError(f"levels of stride {wrong}; ConvNeXt has {list(STRIDES)}")
+    if list(strides) != sorted(strides) or len(strides) > len(STRIDES):
+        raise RefusedError(f"levels of strides {list(strides)}; ConvNeXt's rise from one stage to the next")
+    repeats = len(set(strides)) < len(strides)
+    if repeats and not levels.dilated:
+        raise RefusedError(
+            f"{len(strides)} levels of strides {list(strides)} without dilation: a network of one resolution"
+        )
+    if not repeats and not levels.dilated:
+        return Stages(tuple(STRIDES.index(stride) for stride in strides), 32)
+    output_stride = max(strides[-1], 8)
+    return Stages(_deepest(strides, [min(stride, output_stride) for stride in STRIDES]), output_stride)
+
+
+def _deepest(strides: Sequence[int], stages: Sequence[int]) -> tuple[int, ...]:
+    """Index of the deepest unused stage of each stride, from the last level back."""
+    chosen: list[int] = []
+    limit = len(stages)
+    for stride in reversed(strides):
+        fitting = [i for i in range(limit) if stages[i] == stride]
+        if not fitting:
+            raise RefusedError(f"levels of strides {list(strides)}; ConvNeXt would have {list(stages)}")
+        limit = fitting[-1]
+        chosen.append(limit)
+    return tuple(reversed(chosen))
+
+
+def _describe(out: object) -> str:
+    if isinstance(out, list | tuple):
+        return f"{len(out)} things such as {_describe(out[0])}" if out else "nothing"
+    return f"a tensor of {out.dim()} dimensions" if isinstance(out, torch.Tensor) else type(out).__name__

@@ -1,0 +1,165 @@
+"""A swapped config as a readable file that inherits from the original, and as a table of what changed."""
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from convnext_dense.files import replacing
+from convnext_dense.mm.consumers import Change
+from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.swap import Swap
+
+LINE = 100  # characters of a written config
+WIDTH = 48  # characters of a value in the table
+_ORDER = ("custom_imports", "load_from", "model", "optim_wrapper")
+
+
+def format_changes(changes: Sequence[Change]) -> str:
+    """The table: entry, from, to, why."""
+    rows = [(".".join(map(str, c.path)), _brief(c.old), _brief(c.new), c.why) for c in changes]
+    rows = [("entry", "from", "to", "why"), *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows)
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, dict) and "optimizer" in value:
+        optimizer = value["optimizer"]
+        return f"{value.get('type', 'OptimWrapper')}({optimizer.get('type')}, lr={optimizer.get('lr')})"
+    if isinstance(value, dict) and "type" in value:
+        inner = ", ".join(f"{k}={v}" for k, v in value.items() if k in ("arch", "depth", "out_indices"))
+        text = f"{value['type']}({inner})"
+    elif isinstance(value, dict) and "imports" in value:
+        text = ", ".join(value["imports"])
+    else:
+        text = "-" if value is None else str(value)
+    return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
+
+
+def write_config(swap: Swap, source: str, path: str | Path) -> None:
+    """Write the swapped config as a child of ``source``: what differs, each with its reason.
+
+    Args:
+        swap: of :func:`convnext_dense.mm.swap.swap_backbone`.
+        source: path of the original, or ``mmdet::...``; becomes ``_base_``.
+        path: file to write, whole or not at all.
+
+    Raises:
+        UserError: the file, read back, is not the swapped config.
+    """
+    path = Path(path)
+    base = source if "::" in source else _relative(Path(source), path.parent)
+    title = f"{Path(source).stem} with a ConvNeXt backbone."
+    parts = [f'"""{title}\n\n{_reasons(swap.changes)}\n"""\n\n_base_ = "{base}"\n']
+    sections = _sections(swap)
+    for key in sorted(sections, key=_ORDER.index):
+        comment = "".join(f"# {c.why}\n" for c in swap.changes if c.path == (key,))
+        parts.append(f"{comment}{key} = {literal(sections[key], len(key) + 3)}\n")
+    with replacing(path.with_suffix(".py")) as partial:
+        readable = partial.with_suffix(".py")  # mmengine reads by suffix
+        readable.write_text("\n".join(parts))
+        try:
+            _check_written(readable, swap.cfg)
+            readable.replace(partial)
+        finally:
+            readable.unlink(missing_ok=True)
+
+
+def literal(value: object, used: int = 0, indent: int = 0) -> str:
+    """``value`` as Python in the manner of a config: one line if it fits, else one entry a line.
+
+    Args:
+        value: nested dicts, lists and plain values.
+        used: characters in front of it on its line.
+        indent: of the line that it starts on.
+    """
+    flat = _flat(value)
+    if used + indent + len(flat) <= LINE or not isinstance(value, dict | list) or not value:
+        return flat
+    pad = " " * (indent + 4)
+    if isinstance(value, list):
+        entries = [literal(item, 1, indent + 4) for item in value]
+        brackets = "[]"
+    else:
+        named = all(str(key).isidentifier() for key in value)
+        names = [f"{key}=" if named else f"{key!r}: " for key in value]
+        entries = [
+            name + literal(item, len(name) + 1, indent + 4)
+            for name, item in zip(names, value.values(), strict=True)
+        ]
+        brackets = ("dict(", ")") if named else "{}"
+    lines = "".join(f"{pad}{entry},\n" for entry in entries)
+    return f"{brackets[0]}\n{lines}{' ' * indent}{brackets[1]}"
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict) and all(str(key).isidentifier() for key in value):
+        return f"dict({', '.join(f'{key}={_flat(item)}' for key, item in value.items())})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_flat(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flat, value))}]"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _relative(source: Path, folder: Path) -> str:
+    return os.path.relpath(source.resolve(), folder.resolve())
+
+
+def _reasons(changes: Sequence[Change]) -> str:
+    return "\n".join(f"{'.'.join(map(str, c.path))}: {c.why}" for c in changes)
+
+
+def _sections(swap: Swap) -> dict[str, object]:
+    """Nested overrides for the child config; what must not be merged is marked ``_delete_``."""
+    sections: dict = {}
+    for change in swap.changes:
+        node, path, value = sections, change.path, copy.deepcopy(change.new)
+        numbers = [i for i, key in enumerate(path) if isinstance(key, int)]
+        if numbers:  # a child cannot change one entry of a list, so it repeats the list
+            path = path[: numbers[0]]
+            value = _at(swap.cfg, path)
+        if isinstance(value, dict) and path != ("custom_imports",):
+            value = dict(_delete_=True, **value)
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return sections
+
+
+def _at(cfg: Config, path: tuple) -> object:
+    node = cfg
+    for key in path:
+        node = node[key]
+    return [item.to_dict() if hasattr(item, "to_dict") else item for item in node]
+
+
+def _check_written(path: Path, expected: Config) -> None:
+    written, wanted = _plain(Config.fromfile(path)), _plain(expected)
+    differing = sorted(key for key in written.keys() | wanted.keys() if written.get(key) != wanted.get(key))
+    if differing:
+        raise UserError(f"the written config differs from the swapped one in {differing}")
+
+
+def _plain(cfg: Config) -> dict:
+    """Comparable: tuples as lists, ``None`` as absent, without the scopes of a base in another package."""
+
+    def simple(node: object) -> object:
+        if isinstance(node, dict):
+            return {
+                key: simple(value) for key, value in node.items() if value is not None and key != "_scope_"
+            }
+        if isinstance(node, list | tuple):
+            return [simple(item) for item in node]
+        return node
+
+    return simple(cfg.to_dict())
+
+
+def default_output(source: str, arch: str) -> Path:
+    """``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`` -> ``retinanet_r50_fpn_1x_coco_convnext-base.py``."""
+    return Path(f"{Path(source).stem}_convnext-{arch}.py")

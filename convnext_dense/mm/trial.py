@@ -1,0 +1,159 @@
+"""A training step and a prediction on synthetic images: a config that would fail says so at once."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
+
+SIZE = 128  # pixels; two images, for batch norms of one position
+
+
+class TrialError(UserError):
+    """A model that does not build, train or predict; the message has the module and what it said."""
+
+
+def try_model(cfg: Config, size: int = SIZE) -> None:
+    """Build the model with random weights, take one training step and predict, on the CPU.
+
+    Args:
+        cfg: config of mmdet, mmseg or mmpretrain; it is not changed.
+        size: side of the two synthetic images in pixels.
+
+    Raises:
+        TrialError: which step failed, in which module, with which words.
+    """
+    cfg = Config(cfg.to_dict())
+    set_pretrained(cfg, "none")
+    set_plain_batch_norm(cfg, world_size=1, device="cpu")
+    _few_points(cfg.model)
+    # they pad to 1024x1024 and more, or count iterations of a run
+    cfg.model.get("data_preprocessor", {}).pop("batch_augments", None)
+    scope = cfg.get("default_scope") or "mmengine"
+    init_default_scope(scope)
+    torch.manual_seed(0)
+    with failing_as("building the model"):
+        model = MODELS.build(cfg.model)
+    batch = synthetic_batch(scope, model, size)
+    running: list[str] = []
+    with _watched(model, running):
+        with failing_as("a training step", running):
+            model.train()
+            losses = model(**model.data_preprocessor(batch, True), mode="loss")
+            loss, _ = model.parse_losses(losses)
+            loss.backward()
+        with failing_as("a prediction", running), torch.no_grad():
+            model.eval()
+            model.test_step(synthetic_batch(scope, model, size))
+    _check_gradients(model)
+
+
+def _few_points(node: object) -> None:
+    """Fewer sampled points for mask losses: 12544 of 112x112 pixels a query take minutes on a CPU."""
+    if isinstance(node, dict):
+        if isinstance(node.get("num_points"), int) and node["num_points"] > 256:
+            node["num_points"] = 256
+        for value in node.values():
+            _few_points(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _few_points(value)
+
+
+@contextlib.contextmanager
+def failing_as(step: str, running: list[str] | None = None) -> Iterator[None]:
+    """Any exception as a :class:`TrialError` that names the step and the innermost module at work."""
+    try:
+        yield
+    except Exception as error:  # a foreign model may raise anything
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        where = f" in {running[-1]}" if running else ""
+        raise TrialError(f"{step} fails{where}: {type(error).__name__}: {said}") from error
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the names of the modules that have begun and not ended, the innermost last."""
+    hooks = []
+    for name, module in model.named_modules():
+        label = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        hooks.append(module.register_forward_pre_hook(lambda *_, label=label: running.append(label)))
+        hooks.append(module.register_forward_hook(lambda *_: running.pop() and None))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_gradients(model: nn.Module) -> None:
+    parameters = dict(model.backbone.named_parameters())
+    without = [name for name, p in parameters.items() if p.requires_grad and p.grad is None]
+    if len(without) == len(parameters):
+        raise TrialError("the loss does not depend on the backbone: no parameter of it has a gradient")
+
+
+def synthetic_batch(scope: str, model: nn.Module, size: int) -> dict:
+    """Two images of noise with annotations, as the data loader of that toolbox gives them."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(256, (3, size, size), generator=generator, dtype=torch.uint8) for _ in range(2)]
+    make = {"mmseg": _segmentation, "mmpretrain": _classification}.get(scope, _detection)
+    return dict(inputs=images, data_samples=[make(model, size, generator) for _ in images])
+
+
+def _segmentation(model: nn.Module, size: int, generator: torch.Generator):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
+    classes = max(int(getattr(head, "num_classes", 2)) for head in heads)
+    sample = SegDataSample(
+        metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), flip=False)
+    )
+    labels = torch.randint(classes, (1, size, size), generator=generator)
+    sample.gt_sem_seg = PixelData(data=labels)
+    sample.gt_edge_map = PixelData(data=(labels > 0).long())
+    return sample
+
+
+def _classification(model: nn.Module, size: int, generator: torch.Generator):
+    from mmpretrain.structures import DataSample
+
+    return DataSample().set_gt_label(0)
+
+
+def _detection(model: nn.Module, size: int, generator: torch.Generator):
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData, PixelData
+
+    boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0], [40.0, 30.0, 110.0, 120.0]]) * size / 128
+    masks = torch.zeros(2, size, size, dtype=torch.uint8)
+    for mask, box in zip(masks, boxes.int().tolist(), strict=True):
+        mask[box[1] : box[3], box[0] : box[2]] = 1
+    metainfo = dict(
+        img_shape=(size, size),
+        ori_shape=(size, size),
+        pad_shape=(size, size),
+        batch_input_shape=(size, size),
+        scale_factor=(1.0, 1.0),
+        flip=False,
+        img_id=0,
+        img_path="synthetic.jpg",
+    )
+    sample = DetDataSample(metainfo=metainfo)
+    sample.gt_instances = InstanceData(
+        bboxes=boxes, labels=torch.tensor([0, 0]), masks=BitmapMasks(masks.numpy(), size, size)
+    )
+    none = torch.zeros(0, dtype=torch.long)
+    sample.ignored_instances = InstanceData(
+        bboxes=boxes[:0], labels=none, masks=BitmapMasks(masks[:0].numpy(), size, size)
+    )
+    sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, size, size, dtype=torch.long))
+    sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2), labels=torch.tensor([0, 0]))
+    return sample

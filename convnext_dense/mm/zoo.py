@@ -1,0 +1,179 @@
+"""Survey: swap the backbone of every config that mmdet and mmseg carry, and try the result."""
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mmengine.config import Config
+
+from convnext_dense.mm.probe import RefusedError
+from convnext_dense.mm.runtime import load_config
+from convnext_dense.mm.swap import swap_backbone
+from convnext_dense.mm.trial import try_model
+
+Outcome = Literal["passes", "refused", "fails"]
+
+ARCH = "atto"  # the structure is what is tried, not the size
+TIMEOUT = 600  # seconds for one model
+# entries of a model that are no structure
+_NO_STRUCTURE = ("init_cfg", "pretrained", "train_cfg", "test_cfg")
+
+
+class Structure(NamedTuple):
+    """Configs with one and the same model.
+
+    Attributes:
+        name: ``mmdet::folder/file.py`` of the first one.
+        backbone: type of its backbone, or ``-``.
+        digest: of its model without weights and schedules.
+        members: how many configs have it.
+    """
+
+    name: str
+    backbone: str
+    digest: str
+    members: int
+
+
+class Verdict(NamedTuple):
+    """What became of one structure."""
+
+    name: str
+    backbone: str
+    members: int
+    outcome: Outcome
+    reason: str
+    seconds: float
+
+
+def config_files(package: str) -> list[Path]:
+    """The config files in the wheel of ``mmdet`` or ``mmseg``, without the bases."""
+    root = config_root(package)
+    return [path for path in sorted(root.rglob("*.py")) if "_base_" not in path.relative_to(root).parts]
+
+
+def config_root(package: str) -> Path:
+    """Where the wheel of a package keeps its configs."""
+    return Path(importlib.import_module(package).__file__).parent / ".mim" / "configs"
+
+
+def structures(package: str) -> tuple[list[Structure], list[tuple[str, str]]]:
+    """Distinct models of a package, and the files that are no config of one model, with the reason."""
+    found: dict[str, Structure] = {}
+    left_out = []
+    for path in config_files(package):
+        name = f"{package}::{path.relative_to(config_root(package)).as_posix()}"
+        try:
+            with quiet():
+                model = Config.fromfile(path).get("model")
+        except Exception as error:  # a config runs any code
+            left_out.append((name, " ".join(str(error).split())[:120]))
+            continue
+        if not model:
+            left_out.append((name, "has no model"))
+            continue
+        digest = model_digest(model.to_dict())
+        before = found.get(digest)
+        if before:
+            found[digest] = before._replace(members=before.members + 1)
+        else:
+            backbone = (model.get("backbone") or {}).get("type", "-")
+            found[digest] = Structure(name, str(backbone), digest, 1)
+    return list(found.values()), left_out
+
+
+def model_digest(model: dict) -> str:
+    """Checksum of a model's config without weights and schedules."""
+
+    def structure(node: object) -> object:
+        if isinstance(node, dict):
+            return {key: structure(node[key]) for key in sorted(node, key=str) if key not in _NO_STRUCTURE}
+        if isinstance(node, list | tuple):
+            return [structure(item) for item in node]
+        return node if isinstance(node, int | float | str | None) else repr(node)
+
+    return hashlib.sha256(json.dumps(structure(model)).encode()).hexdigest()[:16]
+
+
+# Backbones of several depths become one model; it is tried once a process.
+_TRIED: dict[str, Exception | None] = {}
+
+
+def survey_one(structure: Structure) -> Verdict:
+    """Swap and try one structure; every end is a verdict."""
+    start = time.monotonic()
+    outcome, reason = "passes", ""
+    try:
+        with quiet(), _time_limit(TIMEOUT):
+            swap = swap_backbone(load_config(structure.name), ARCH, pretrained="none")
+            digest = model_digest(swap.cfg.model.to_dict())
+            if digest not in _TRIED:
+                _TRIED[digest] = _failure(swap.cfg)
+        if _TRIED[digest] is not None:
+            raise _TRIED[digest]
+    except RefusedError as error:
+        outcome, reason = "refused", str(error)
+    except Exception as error:
+        outcome, reason = "fails", " ".join(str(error).split())[:300]
+    return Verdict(
+        structure.name,
+        structure.backbone,
+        structure.members,
+        outcome,
+        reason,
+        round(time.monotonic() - start, 1),
+    )
+
+
+def _failure(cfg: Config) -> Exception | None:
+    try:
+        try_model(cfg)
+    except Exception as error:
+        return error
+    return None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what foreign models print while they are built."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    def expire(*_: object) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """Verdicts of a survey that is under way or done; a line cut by an interruption is passed over."""
+    verdicts = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, TypeError):
+            verdicts.append(Verdict(**json.loads(line)))
+    return verdicts
+
+
+def counts(verdicts: Sequence[Verdict]) -> dict[Outcome, int]:
+    """Structures by outcome."""
+    return {
+        outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("passes", "refused", "fails")
+    }
