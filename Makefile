@@ -1,4 +1,4 @@
-# make demo | test | setup | ops | peers | doctor | lint | bench
+# make demo | test | setup | ops | peers | zoo | doctor | lint | bench | tables
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PEERS := .venv-peers
 
-.PHONY: help setup demo test lint format ops peers doctor bench
+.PHONY: help setup demo test lint format ops peers zoo doctor bench tables
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
@@ -15,9 +15,11 @@ help:
 	@echo "make setup    virtual environment in $(VENV) with the tested versions"
 	@echo "make ops      compile mmcv's ops against the installed torch (about ten minutes, once)"
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
+	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; goes on where it was)"
 	@echo "make doctor   what this machine has, and what to do about what it lacks"
 	@echo "make lint     ruff; make format rewrites"
 	@echo "make bench    speed ratios against the peers"
+	@echo "make tables   model tables of the README and docs from the paper's figures and results/"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -62,9 +64,16 @@ $(PEERS)/.installed: requirements/peers.txt setup.py
 peers: $(PEERS)/.installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers
 
+zoo: $(RUNTIME)
+	$(PY) -m pip install --disable-pip-version-check -q scikit-image
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/zoo.py
+
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py
 
 bench: $(RUNTIME)
 	$(PY) tools/bench_ops.py
 	$(PY) tools/bench_windows.py
+
+tables: $(RUNTIME)
+	$(PY) tools/tables.py

@@ -13,6 +13,7 @@ from convnext_dense.classifier import Classifier
 from convnext_dense.convert import build_model
 from convnext_dense.errors import CheckpointError
 from convnext_dense.fetch import fetch
+from convnext_dense.fuse import fuse
 from convnext_dense.reading import checkpoint_file, optional, read_state_dict
 
 # of ImageNet in RGB, on a scale of 0 to 1; every published ConvNeXt was trained with them
@@ -38,7 +39,7 @@ def load_classifier(source: str) -> tuple[Classifier, str]:
     renamed, tensors = in_our_names(state, source)
     if "head.weight" not in tensors:
         raise CheckpointError(f"{source} has no classification head ({renamed.naming.name} naming)")
-    model = build_model(tensors)
+    model = fuse(build_model(tensors).eval())
     line = f"{len(tensors)}/{len(model.state_dict())} tensors from {renamed.naming.name} naming"
     return model, f"{line}, {len(tensors['head.weight'])} classes"
 

@@ -99,6 +99,10 @@ class FusibleBlock(nn.Module):
         """Fold the parameters as they are now; nothing is folded with hooks on a part, or a part replaced."""
         self._folded = fold(lean.weights_of(self)) if lean.is_bare(self) else None
 
+    def unfuse(self) -> None:
+        """Drop the folded weights."""
+        self._folded = None
+
     def fused(self, y: Tensor) -> Folded | None:
         """The folded weights, if they can stand in for the parts at this call.
 
@@ -142,3 +146,10 @@ def fuse(model: Backbone) -> Backbone:
         if isinstance(module, FusibleBlock):
             module.fuse()
     return model
+
+
+def unfuse(model: nn.Module) -> None:
+    """Drop the folded weights of every block; the model computes as before :func:`fuse`."""
+    for module in model.modules():
+        if isinstance(module, FusibleBlock):
+            module.unfuse()

@@ -3,10 +3,13 @@
 mmpretrain's is in :mod:`convnext_dense.mm.peers`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from convnext_dense.archs import ARCHS, Arch
 from convnext_dense.reading import optional
@@ -64,6 +67,107 @@ def torchvision_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
     ]
     return convnext.ConvNeXt(rows, num_classes=max(num_classes, 1))
 
+
+class PaperBlock(nn.Module):
+    """The block as the released code computes it: each of its operations by itself, in NCHW memory."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))  # NCHW -> NHWC
+        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))  # C -> 4C -> C
+        return x + y.permute(0, 3, 1, 2)
+
+
+class ElementaryNorm(nn.Module):
+    """LayerNorm over the channels of NCHW maps out of means and differences, as the released code has it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        normed = (x - mean) / torch.sqrt(variance + 1e-6)
+        return self.weight[:, None, None] * normed + self.bias[:, None, None]
+
+
+class PaperConvNeXt(nn.Module):
+    """The dense backbone in the structure of the released code, four levels; written from the paper."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        depths, dims = arch
+        stem = nn.Sequential(nn.Conv2d(3, dims[0], kernel_size=4, stride=4), ElementaryNorm(dims[0]))
+        self.downsample_layers = nn.ModuleList([stem])
+        for c_in, c_out in pairwise(dims):
+            down = nn.Sequential(ElementaryNorm(c_in), nn.Conv2d(c_in, c_out, kernel_size=2, stride=2))
+            self.downsample_layers.append(down)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(PaperBlock(dim) for _ in range(depth)))
+            for depth, dim in zip(depths, dims, strict=True)
+        )
+        self.norms = nn.ModuleList(map(ElementaryNorm, dims))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> four levels (N, C_i, H / s_i, W / s_i)."""
+        levels = []
+        for down, stage, norm in zip(self.downsample_layers, self.stages, self.norms, strict=True):
+            x = stage(down(x))
+            levels.append(norm(x))
+        return levels
+
+
+def timm_levels(arch: Arch) -> nn.Module:
+    """timm's backbone with its four levels, which it does not norm.
+
+    Raises:
+        CheckpointError: timm is not installed.
+    """
+    with without_compiled_torchvision():
+        timm = optional("timm", "timm's ConvNeXt")
+    return timm.create_model("convnext_tiny", features_only=True, depths=arch.depths, dims=arch.dims)
+
+
+@contextmanager
+def without_compiled_torchvision() -> Iterator[None]:
+    """Import what imports torchvision also where its wheel does not fit this build of torch.
+
+    A wheel for CUDA beside a torch without it has none of its operators; only the registration of
+    their stand-ins then fails, and no ConvNeXt uses them.
+    """
+    register = torch.library.register_fake
+
+    def careful(op, *args, **kwargs):
+        decorate = register(op, *args, **kwargs)
+
+        def decorator(function):
+            try:
+                return decorate(function)
+            except RuntimeError:
+                return function
+
+        return decorator
+
+    torch.library.register_fake = careful
+    try:
+        yield
+    finally:
+        torch.library.register_fake = register
+
+
+LEVELS: dict[str, Callable[[Arch], nn.Module]] = {"facebook": PaperConvNeXt, "timm": timm_levels}
+"""Dense backbones to measure against, by contender; mmpretrain's is in :mod:`convnext_dense.mm.peers`."""
 
 BUILDERS: dict[str, Callable[[Arch, bool, int], nn.Module]] = {
     "timm": timm_model,

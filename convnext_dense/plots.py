@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+
+from convnext_dense.files import replacing
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which the colour-blind tell apart too; it repeats for further classes."""
@@ -86,7 +89,7 @@ def plot_training(path: str | Path, runs: Mapping[str, Sequence[Mapping]]) -> No
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 # --------------------------------------------------------------------------------------------- sheets
@@ -183,7 +186,7 @@ class _Sheet:
         self.figure.legend(
             handles=patches, loc="lower center", ncols=min(len(patches), 10), frameon=False, fontsize=10
         )
-        _save(self.figure, path)
+        save_figure(self.figure, path)
 
 
 def _overlay(axes: Axes, mask: np.ndarray, colour: str, alpha: float) -> None:
@@ -208,7 +211,12 @@ def _draw_instance(axes: Axes, instance: Instance, classes: Sequence[str]) -> No
     )  # fmt: skip
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white")
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write ``figure`` whole or not at all; the suffix of ``path`` chooses the format.
+
+    Without dates and random ids, so that the same records give the same file.
+    """
+    kind = Path(path).suffix.removeprefix(".")
+    metadata = {"Date": None} if kind == "svg" else None
+    with replacing(path) as partial, matplotlib.rc_context({"svg.hashsalt": "convnext_dense"}):
+        figure.savefig(partial, facecolor="white", format=kind, metadata=metadata)

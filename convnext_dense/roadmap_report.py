@@ -4,9 +4,7 @@ The accuracy is the paper's; all else is counted or measured where the report ru
 """
 
 import os
-import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,15 +14,14 @@ import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from convnext_dense.complexity import Complexity, count_macs, count_params
 from convnext_dense.roadmap import STEPS, Roadmap, Step
+from convnext_dense.speed import MIB, Size, device_name, saved_bytes, time_interleaved
 
-MIB = 2**20
 ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
 PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs
-Size = tuple[int, int]
 
 
 class StepCost(NamedTuple):
@@ -83,52 +80,6 @@ def imagenet_complexity(step: str) -> Complexity:
     return Complexity(count_params(body) + count_params(head), macs, (PAPER_SIZE, PAPER_SIZE))
 
 
-def saved_bytes(module: nn.Module, image: Tensor) -> int:
-    """Bytes that the forward pass of ``module`` on ``image`` keeps for its backward pass.
-
-    Each storage counts once; the weights, the buffers and the image, which are there anyway, do not.
-    """
-    there = {
-        tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers(), image)
-    }
-    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        address = tensor.untyped_storage().data_ptr()
-        if address not in there:
-            kept[address] = tensor
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module(image)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
-def median_seconds(
-    forwards: Sequence[Callable[[], object]], repeats: int, synchronise: Callable[[], None] = lambda: None
-) -> list[float]:
-    """Median wall time of each of ``forwards`` over interleaved repeats, after one warm-up each.
-
-    Interleaved, so that a machine that is busy for a while slows all alike.
-
-    Raises:
-        ValueError: fewer than one repeat.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}; at least 1 is needed")
-    seconds: list[list[float]] = [[] for _ in forwards]
-    with torch.inference_mode():
-        for repeat in range(repeats + 1):
-            for forward, runs in zip(forwards, seconds, strict=True):
-                synchronise()
-                start = time.perf_counter()
-                forward()
-                synchronise()
-                if repeat > 0:
-                    runs.append(time.perf_counter() - start)
-    return [statistics.median(runs) for runs in seconds]
-
-
 def measure(
     sizes: Sequence[Size],
     repeats: int,
@@ -145,7 +96,6 @@ def measure(
         raise ValueError("no sizes to measure at; give at least one (height, width)")
     torch.manual_seed(0)
     models = {step: Roadmap(step).to(device) for step in steps}
-    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     kept = {}
     image = torch.randn(1, 3, *sizes[0], device=device)
     for step, model in models.items():
@@ -157,9 +107,10 @@ def measure(
         image = torch.randn(1, 3, height, width, device=device)
         progress(f"{height}x{width}: {repeats} repeats of {len(steps)} steps")
         forwards = [partial(model, image) for model in models.values()]
-        medians = median_seconds(forwards, repeats, synchronise)
-        for step, median in zip(steps, medians, strict=True):
-            seconds[step][f"{height}x{width}"] = median
+        with torch.inference_mode():
+            taken = time_interleaved(forwards, repeats, device)
+        for step, runs in zip(steps, taken, strict=True):
+            seconds[step][f"{height}x{width}"] = statistics.median(runs.device or runs.wall)
     rows = tuple(
         StepCost(step, imagenet_complexity(step).macs, count_params(model), kept[step], seconds[step])
         for step, model in models.items()
@@ -169,18 +120,10 @@ def measure(
 
 def conditions(device: str, repeats: int) -> str:
     """Hardware, threads, precision, versions and how often, in one line."""
-    if device.startswith("cuda"):
-        where = torch.cuda.get_device_name(device)
-    else:
-        where = f"{_cpu_name()}, {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() > 1]}"
+    where = device_name(device)
+    if not device.startswith("cuda"):
+        where += f", {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() > 1]}"
     return f"{where}; batch 1, float32, torch {torch.__version__}; medians of {repeats} interleaved repeats"
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------------------------------------- table

@@ -1,14 +1,21 @@
 """Pictures from records: what is drawn, and what is refused."""
 
+import importlib.util
 import json
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("pycocotools")
 
-from convnext_dense import plots
+import evaluations
+from published import ROOT
+
+from convnext_dense import charts, curves, gallery, mistakes, paper, plots
+from convnext_dense.coco_eval import Precision
 
 CLASSES = ("disc", "box")
 
@@ -24,6 +31,20 @@ def drawn(path) -> np.ndarray:
 
 def has_colour(picture: np.ndarray, colour: np.ndarray, tolerance: int = 12) -> bool:
     return bool((np.abs(picture - colour).max(axis=2) <= tolerance).sum() > 50)
+
+
+@pytest.fixture
+def plot_tool(monkeypatch):
+    """Runs tools/plot.py with the given arguments in this process."""
+    spec = importlib.util.spec_from_file_location("plot_tool", ROOT / "tools" / "plot.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, arguments)])
+        module.main()
+
+    return run
 
 
 @pytest.fixture
@@ -113,3 +134,208 @@ def test_unequal_counts_are_refused(tmp_path, image, counts):
         plots.detection_sheet(
             tmp_path / "sheet.png", [image] * images, [[]] * truths, [[]] * predictions, CLASSES
         )
+
+
+# ---- curves
+
+
+def loss(step: int, value: float = 1.0, **more) -> dict:
+    return {"loss": value, "lr": 0.1, "step": step, **more}
+
+
+@pytest.mark.parametrize(
+    ("logged", "expected"),
+    [
+        ([loss(50), loss(100), {"mIoU": 1.0, "step": 100}], [50, 100, 100]),
+        # by epoch, mmengine logs a validation with the number of the epoch, in some configs with 0
+        ([loss(50), loss(100), {"mIoU": 1.0, "step": 1}, loss(150)], [50, 100, 100, 150]),
+        ([loss(50), {"mIoU": 1.0, "step": 0}], [50, 50]),
+        ([{"mIoU": 1.0, "step": 0}, loss(50)], [50]),
+    ],
+)
+def test_validations_stand_where_training_was(logged, expected):
+    assert [record["step"] for record in curves.place_records(logged)] == expected
+
+
+def test_a_resumed_run_goes_on_and_a_new_one_replaces():
+    first = [loss(10, 5), loss(20, 4), loss(30, 3)]
+    resumed = curves.join_records(first, [loss(30, 9), loss(40, 8)])
+    assert [(r["step"], r["loss"]) for r in resumed] == [(10, 5), (20, 4), (30, 9), (40, 8)]
+    assert curves.join_records(first, [loss(10, 7), loss(20, 6)])[0]["loss"] == 7
+    assert len(curves.join_records(first, [loss(10, 7), loss(20, 6)])) == 2
+    assert curves.join_records(first, [{"mIoU": 1.0, "step": 0}]) == first
+
+
+def test_a_log_has_losses_rates_of_the_groups_and_metrics_in_percent(tmp_path):
+    folder = tmp_path / "20240101_000000" / "vis_data"
+    folder.mkdir(parents=True)
+    lines = [loss(10, loss_cls=0.5), {"lr/layer 0": 0.1, "lr/layer 1": 0.2, "step": 10},
+             {"coco/bbox_mAP": 0.25, "coco/segm_mAP": -1.0, "step": 0}]  # fmt: skip
+    (folder / "scalars.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"loss": 0.')
+    log = curves.read_log(tmp_path)
+    assert log.losses == {"loss": ([10], [1.0]), "loss_cls": ([10], [0.5])}
+    assert log.rates == {"layer 0": ([10], [0.1]), "layer 1": ([10], [0.2])}
+    assert log.metrics == {"box AP": ([10], [25.0])}
+    assert curves.read_log(folder / "scalars.json") == log
+    with pytest.raises(FileNotFoundError, match="nothing was trained"):
+        curves.read_log(tmp_path / "absent")
+
+
+def test_curves_of_several_runs_have_a_line_each():
+    log = curves.Log({"loss": ([1, 2], [2.0, 1.0])}, {"all": ([1, 2], [1.0, 0.5])}, {"mIoU": ([2], [40.0])})
+    figure = curves.draw_curves({"a": log, "b": log})
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "learning rate", "validation, %"]
+    assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2]
+    styles = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len({colour for colour, _ in styles}) == len({dashes for _, dashes in styles}) == 2
+    with pytest.raises(ValueError, match="no runs"):
+        curves.draw_curves({})
+
+
+# ---- charts
+
+
+def test_every_published_row_is_a_bubble_at_its_figures():
+    rows = [row for row in paper.COCO if row.method != "Mask R-CNN"]
+    figure = charts.draw_cost(charts.paper_points(rows, {}), "box AP, %")
+    macs, params = figure.axes
+    for axes, known in ((macs, rows), (params, [row for row in rows if row.params_m])):
+        drawn = {tuple(collection.get_offsets()[0]) for collection in axes.collections}
+        cost = "macs_g" if axes is macs else "params_m"
+        assert drawn == {(getattr(row, cost), row.box.ap) for row in known}
+
+
+def test_one_s_own_runs_are_stars_and_latency_has_a_panel():
+    rows = [row for row in paper.COCO if row.method == "Mask R-CNN"]
+    latencies = {row.name: 40.0 + i for i, row in enumerate(rows)}
+    whole = dict(full=True)
+    records = [
+        dict(row=None, config="mine", tta=False, dataset=whole, metrics={"box AP": 47.0},
+             complexity=dict(macs=300e9, params=50e6)),
+        dict(row=None, config="part", tta=False, dataset=dict(full=False), metrics={"box AP": 99.0}),
+    ]  # fmt: skip
+    mine = charts.measured_points(records, rows, latencies)
+    assert [(p.label, p.accuracy, p.costs) for p in mine] == [("mine", 47.0, {"macs": 300.0, "params": 50.0})]
+    figure = charts.draw_cost([*charts.paper_points(rows, latencies), *mine], "box AP, %", "a GPU")
+    assert [axes.get_xlabel() for axes in figure.axes][-1] == "measured latency in ms, batch 1, a GPU"
+    stars = [line for line in figure.axes[0].get_lines() if line.get_marker() == "*"]
+    assert [tuple(star.get_xydata()[0]) for star in stars] == [(300.0, 47.0)]
+
+
+def test_cost_needs_two_models():
+    with pytest.raises(ValueError, match="two models"):
+        charts.draw_cost(charts.paper_points(paper.COCO[:1], {}), "")
+
+
+def test_bars_are_sorted_and_leave_out_what_does_not_occur():
+    table = {"a": {"IoU": 10.0}, "b": {"IoU": 30.0}, "c": {"IoU": None}}
+    figure = charts.draw_classes(table, "IoU")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    assert [bar.get_width() for bar in axes.patches] == [30.0, 10.0]
+    assert "mean of 2 classes, 20.0; 1 classes do not occur" in figure.get_supxlabel()
+    assert len(charts.draw_classes({str(i): {"IoU": 1.0} for i in range(150)}, "IoU").axes) == 4
+    with pytest.raises(ValueError, match="no class"):
+        charts.draw_classes({"c": {"IoU": None}}, "IoU")
+
+
+def test_of_many_classes_the_most_confused_are_shown():
+    counts = np.diag([10, 10, 10, 0, 10])
+    counts[4, 0] = 30
+    counts[1, 2] = 2
+    assert charts.confused_classes(counts, 2) == [0, 4]
+    assert charts.confused_classes(counts, 9) == [0, 1, 2, 4]
+    axes = charts.draw_confusion(counts, "abcde", "pixels", 2).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "e"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[100, 0], [75, 25]])
+
+
+def test_precision_recall_has_a_curve_a_class_and_a_size():
+    values = np.full((10, 101, 9, 4), -1.0)
+    values[..., 0] = np.linspace(0.1, 0.9, 9)[None, None]
+    values[..., 2] = 0.5
+    precision = Precision(tuple("abcdefghi"), values)
+    left, right = charts.draw_precision_recall({"bbox": precision}).axes
+    labels = [line.get_label() for line in left.get_lines()]
+    assert labels == [f"{area}, IoU {iou}: AP 50.0" for area in ("all", "medium") for iou in ("0.50", "0.75")]
+    shown = [line.get_label() for line in right.get_lines() if not line.get_label().startswith("_")]
+    assert [text.partition(":")[0] for text in shown] == ["i", "h", "g", "c", "b", "a", "3 classes between"]
+    with pytest.raises(ValueError, match="no object"):
+        charts.draw_precision_recall({"bbox": Precision(("a",), np.full((10, 101, 1, 4), -1.0))})
+
+
+# ---- single predictions
+
+
+def test_colours_of_classes_differ():
+    for count in (3, 7, 20, 150):
+        assert len(set(gallery.class_colours(count))) == count
+
+
+def test_a_label_picture_shows_truth_found_and_what_is_wrong(tmp_path):
+    evaluation = evaluations.segmentation(tmp_path / "e")
+    picture = gallery.label_picture(evaluation, evaluation.scenes[10]).astype(int)
+    parts = [picture[:, start : start + 60] for start in (0, 66, 132)]
+    wall, floor = (0.3 * 128 + 0.7 * np.array(colour) for colour in gallery.class_colours(3)[:2])
+    for x, truth, found, wrong in (
+        (20, wall, wall, False),
+        (35, floor, wall, True),
+        (50, floor, floor, False),
+    ):
+        assert np.abs(parts[0][20, x] - truth).max() <= 1
+        assert np.abs(parts[1][20, x] - found).max() <= 1
+        assert (parts[2][20, x] == gallery.WRONG).all() == wrong
+    assert (parts[0][2, 20] < 90).all(), "unlabelled pixels are dark"
+    assert not (parts[2][2] == gallery.WRONG).all(1).any(), "unlabelled pixels are not wrong"
+
+
+def test_a_moved_data_set_is_named(tmp_path):
+    evaluation = evaluations.segmentation(tmp_path / "e")
+    scene = {**evaluation.scenes[0], "truth": "/absent.png"}
+    with pytest.raises(FileNotFoundError, match=r"/absent\.png: was the data set moved"):
+        gallery.label_picture(evaluation, scene)
+
+
+def test_mistakes_are_drawn_where_they_are(tmp_path):
+    evaluation = evaluations.detection(tmp_path / "e")
+    scenes = mistakes.read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
+    wrong = mistakes.mistakes(scenes)[:3]
+    figure = gallery.draw_mistakes(evaluation, scenes, wrong)
+    assert len(figure.axes) == 3
+    for axes, mistake in zip(figure.axes, wrong, strict=True):
+        assert "wrong place" in axes.get_title()
+        corners = {(p.get_x(), p.get_width()) for p in axes.patches if hasattr(p, "get_width")}
+        assert corners == {(b[0] - 0.5, b[2]) for b in (mistake.box, mistake.truth_box)}
+    with pytest.raises(ValueError, match="no mistakes"):
+        gallery.draw_mistakes(evaluation, scenes, [])
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize("command", ["pr", "confusion", "classes", "worst"])
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_the_command_draws_evaluations(tmp_path, capsys, plot_tool, command, task):
+    getattr(evaluations, task)(tmp_path / "e")
+    if (command, task) == ("pr", "segmentation"):
+        with pytest.raises(SystemExit):
+            plot_tool(command, tmp_path / "e")
+        assert capsys.readouterr().err.startswith("error: ")
+        return
+    plot_tool(command, tmp_path / "e", "-o", tmp_path / "out" / "x")
+    assert drawn(tmp_path / "out" / "x.png").shape[0] > 100
+    text = (tmp_path / "out" / "x.svg").read_text()
+    assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
+
+
+def test_the_command_draws_cost_and_curves_and_explains(tmp_path, capsys, plot_tool):
+    plot_tool("cost", "cascade", "--results", tmp_path, "-o", tmp_path / "cost.png")
+    assert has_colour(drawn(tmp_path / "cost.png"), colour_of(0))
+    first = (tmp_path / "cost.png").read_bytes()
+    plot_tool("cost", "cascade", "--results", tmp_path, "-o", tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes() == first, "the same records give the same file"
+    for arguments in (("curves", tmp_path), ("classes", tmp_path)):
+        with pytest.raises(SystemExit) as ended:
+            plot_tool(*arguments)
+        assert ended.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1

@@ -18,10 +18,8 @@ from convnext_dense.roadmap_report import (
     format_markdown,
     imagenet_complexity,
     measure,
-    median_seconds,
     plot_report,
     replace_table,
-    saved_bytes,
 )
 from convnext_dense.roadmap_weights import from_resnet, load_roadmap
 
@@ -295,26 +293,6 @@ def test_a_key_that_no_resnet_has_raises():
 
 
 # ---------------------------------------------------------------------------------------------- report
-
-
-@pytest.mark.parametrize(
-    "activation, kept",
-    [
-        (nn.ReLU(), 2 * 20),  # its output, which the next layer keeps too
-        (nn.GELU(), 2 * 20 + 2 * 20),  # its input, and its output for the next layer
-    ],
-)
-def test_kept_bytes_by_hand(activation, kept):
-    module = nn.Sequential(nn.Linear(10, 20), activation, nn.Linear(20, 5))
-    assert saved_bytes(module, torch.randn(2, 10)) == 4 * kept
-
-
-def test_medians_are_of_interleaved_runs_after_a_warm_up():
-    calls = []
-    medians = median_seconds([lambda: calls.append("a"), lambda: calls.append("b")], repeats=3)
-    assert calls == ["a", "b"] * 4 and len(medians) == 2 and min(medians) > 0
-    with pytest.raises(ValueError, match="repeats=0"):
-        median_seconds([], 0)
 
 
 def test_measured_rows_survive_json_and_are_drawn(tmp_path):

@@ -17,7 +17,7 @@ def predict(args: argparse.Namespace) -> None:
     """Detections or label maps by a config's model."""
     select_device(args.device)
     images = find_images(args.images)
-    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint)
+    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.fuse)
     bar = tqdm(predict_images(predictor, images, Path(args.out), args.score_thr), total=len(images))
     left_out = [(image, reason) for image, reason in bar if reason]
     for image, reason in left_out:
@@ -55,6 +55,12 @@ def main() -> None:
             "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
         )
         parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+        parser.add_argument(
+            "--no-fuse",
+            dest="fuse",
+            action="store_false",
+            help="do not fold the backbone's weights: slower, the same",
+        )
         parser.epilog = "predict.py --classify IMAGE CHECKPOINT names what an image shows (see its --help)"
         run = predict
     args = parser.parse_args()

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from convnext_dense.files import write_json
-from convnext_dense.mm.cli import add_common_arguments, common_options
+from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.hooks import PicturesHook
 from convnext_dense.mm.runtime import testing_runner
@@ -28,10 +28,17 @@ def main() -> None:
     parser.add_argument(
         "--window-batch", type=positive, metavar="N", help="sliding windows at once (default: by free memory)"
     )
+    parser.add_argument(
+        "--no-fuse",
+        dest="fuse",
+        action="store_false",
+        help="do not fold the backbone's weights: slower, the same",
+    )
+    add_compile_argument(parser)
     args = parser.parse_args()
     with one_line_errors():
         options = common_options(args)
-        runner = testing_runner(args.config, args.checkpoint, options, args.tta, args.window_batch)
+        runner = testing_runner(args.config, args.checkpoint, options, args.tta, args.window_batch, args.fuse)
         if args.show_dir:
             runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
         metrics = {name: float(value) for name, value in runner.test().items()}  # numpy's do not go into JSON

@@ -2,9 +2,10 @@
 
 import argparse
 
-from convnext_dense.mm.cli import add_common_arguments, common_options
+from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.runtime import training_runner
+from convnext_dense.mm.settings import LOGS
 
 
 def main() -> None:
@@ -25,7 +26,11 @@ def main() -> None:
     parser.add_argument(
         "--pretrained", metavar="PATH|URL|none", help="backbone weights instead of the config's"
     )
+    parser.add_argument(
+        "--log", choices=tuple(LOGS), help="log there, too (TensorBoard files are always written)"
+    )
     parser.add_argument("--seed", type=int, help="of every random number generator")
+    add_compile_argument(parser)
     args = parser.parse_args()
     with one_line_errors():
         runner = training_runner(

@@ -10,27 +10,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import convnext_dense.mm  # noqa: F401  (the ops, before the configs import their toolboxes)
+from convnext_dense.files import write_json, write_text
 from convnext_dense.mm.zoo import counts, read_verdicts, structures, survey_one
+from convnext_dense.mm.zoo_report import survey_page
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("packages", nargs="*", default=["mmdet", "mmseg"], help="default: mmdet mmseg")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--out", type=Path, default=Path("results/zoo.jsonl"), help="goes on where it is")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="every Nth structure, from the Ith")
-    args = parser.parse_args()
+def survey(args: argparse.Namespace) -> None:
+    """Try what the record does not have yet; each verdict is written as it comes."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    import convnext_dense.mm  # noqa: F401  (the ops, before the configs import their toolboxes)
-
     known = [structure for package in args.packages for structure in structures(package)[0]]
-    index, number = map(int, args.shard.split("/"))
     done = {verdict.name for verdict in read_verdicts(args.out)}
-    waiting = [s for i, s in enumerate(known) if i % number == index and s.name not in done]
-    # one model a process and then a fresh one: toolboxes keep global state, and a crash takes nothing along
-    context = get_context("spawn")
+    waiting = [structure for structure in known if structure.name not in done]
     with (
-        ProcessPoolExecutor(args.jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
         args.out.open("a") as file,
     ):
         running = [pool.submit(survey_one, structure) for structure in waiting]
@@ -38,6 +31,26 @@ def main() -> None:
             file.write(json.dumps(future.result()._asdict()) + "\n")
             file.flush()
     print(counts(read_verdicts(args.out)))
+
+
+def write_docs(args: argparse.Namespace) -> None:
+    """The page and the JSON from one record or several, ``LABEL=FILE``."""
+    named = dict(item.split("=", 1) for item in args.docs)
+    surveys = {label: sorted(read_verdicts(Path(file))) for label, file in named.items()}
+    write_text("docs/zoo.md", survey_page(surveys))
+    write_json("docs/zoo.json", {label: [v._asdict() for v in found] for label, found in surveys.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packages", nargs="*", default=["mmdet", "mmseg"], help="default: mmdet mmseg")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--out", type=Path, default=Path("results/zoo.jsonl"), help="goes on where it is")
+    parser.add_argument(
+        "--docs", nargs="+", metavar="LABEL=FILE", help="write docs/zoo.md and docs/zoo.json from records"
+    )
+    args = parser.parse_args()
+    (write_docs if args.docs else survey)(args)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,11 @@ from convnext_dense.mm.runtime import Launcher, Options
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Config and the options of :class:`convnext_dense.mm.runtime.Options`."""
     parser.add_argument("config", help="path of a config, or a recipe's name such as cascade/convnext_b_3x")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of :class:`convnext_dense.mm.runtime.Options` alone."""
     parser.add_argument(
         "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<config name>)"
     )
@@ -35,6 +40,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    """``--compile``, which training and testing share."""
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the backbone, which takes minutes at first"
+    )
+
+
 def common_options(args: argparse.Namespace) -> Options:
     """Parsed arguments -> :class:`Options`."""
     return Options(
@@ -44,4 +56,6 @@ def common_options(args: argparse.Namespace) -> Options:
         launcher=args.launcher,
         device=args.device,
         overrides=args.cfg_options,
+        log=getattr(args, "log", None),
+        compile=getattr(args, "compile", False),
     )

@@ -18,23 +18,60 @@ class Change(NamedTuple):
     why: str
 
 
-def consumer_changes(model: Mapping, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
-    """Channels of whatever reads the backbone: the neck, or without one every head."""
+def consumer_changes(
+    model: Mapping, old: tuple[int, ...], new: tuple[int, ...], passed: Mapping[int, int]
+) -> Iterator[Change]:
+    """Channels of whatever reads the backbone: the neck, or without one every head.
+
+    Args:
+        model: the model's config.
+        old: channels of the old levels.
+        new: channels of the new levels.
+        passed: output of the neck -> level of the backbone, where the neck passes one on as it is.
+    """
     neck = model.get("neck")
     if isinstance(neck, Mapping):
         yield from _channel_changes(neck, ("model", "neck"), old, new)
         yield from _handed_on(model, neck, old, new)
+        yield from _passed_changes(model, old, new, passed)
     elif neck:  # several in a row: only the first one sees the backbone
         yield from _channel_changes(neck[0], ("model", "neck", 0), old, new)
     else:
         for key, node in model.items():
             if key in NOT_CONSUMERS:
                 continue
-            nodes = [((key,), node)] if isinstance(node, Mapping) else []
-            if isinstance(node, list | tuple):
-                nodes = [((key, i), item) for i, item in enumerate(node) if isinstance(item, Mapping)]
-            for path, consumer in nodes:
+            for path, consumer in _nodes(key, node):
                 yield from _channel_changes(consumer, ("model", *path), old, new)
+        yield from _region_changes(model.get("roi_head") or {}, old, new)
+
+
+def _nodes(key: str, node: object) -> list[tuple[Path, Mapping]]:
+    if isinstance(node, Mapping):
+        return [((key,), node)]
+    items = enumerate(node) if isinstance(node, list | tuple) else ()
+    return [((key, i), item) for i, item in items if isinstance(item, Mapping)]
+
+
+def _passed_changes(
+    model: Mapping, old: tuple[int, ...], new: tuple[int, ...], passed: Mapping[int, int]
+) -> Iterator[Change]:
+    """Heads that read a level of the backbone through a neck that does not change it (JPU)."""
+    for key, node in model.items():
+        for path, head in _nodes(key, node) if key not in (*NOT_CONSUMERS, "neck") else ():
+            level = passed.get(head.get("in_index", -1))
+            if level is not None and head.get("in_channels") == old[level]:
+                why = "channels of a level that the neck passes on"
+                yield Change(("model", *path, "in_channels"), old[level], new[level], why)
+
+
+def _region_changes(roi_head: Mapping, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
+    """Regions cut straight out of the backbone's maps keep its channels up to the heads."""
+    for key, node in roi_head.items():
+        entry = "out_channels" if key.endswith("_roi_extractor") else "in_channels"
+        if isinstance(node, Mapping) and isinstance(node.get(entry), int):
+            found = new_number(node[entry], None, old, new)
+            if found not in (None, node[entry]):
+                yield Change(("model", "roi_head", key, entry), node[entry], found, "channels of the regions")
 
 
 def _channel_changes(
@@ -49,7 +86,9 @@ def _channel_changes(
             found = new_number(value, 0 if key == "c1_in_channels" else _index(node), old, new)
         elif isinstance(value, Mapping):
             yield from _channel_changes(value, (*path, key), old, new, top=False)
-        if found is not None and found != (list(value) if isinstance(value, list | tuple) else value):
+        if isinstance(value, tuple) and found is not None:
+            found = tuple(found)  # some classes insist
+        if found is not None and found != value:
             yield Change((*path, key), value, found, "channels of the new levels")
 
 
@@ -93,7 +132,7 @@ def _handed_on(model: Mapping, neck: Mapping, old: tuple[int, ...], new: tuple[i
     out = neck.get("out_channels")
     if not isinstance(out, list | tuple) or tuple(out[: len(old)]) != old:
         return
-    passed = [*new, *out[len(old) :]]
+    passed = type(out)([*new, *out[len(old) :]])
     yield Change(("model", "neck", "out_channels"), out, passed, "levels that the neck passes on")
     for key, node in model.items():
         if key != "neck" and isinstance(node, Mapping) and tuple(node.get("in_channels") or ()) == tuple(out):

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
+from convnext_dense.fuse import fuse, unfuse
 from convnext_dense.mm.errors import UserError
 
 
@@ -35,6 +36,103 @@ class PicturesHook(Hook):
         """Draw each sample of the batch."""
         for sample in outputs:
             draw(runner.visualizer, sample, self.out_dir, self.score_thr, draw_gt=True)
+
+
+@HOOKS.register_module()
+class GroupRatesHook(Hook):
+    """Log the learning rate of every layer of a layer-wise decay as ``lr/layer 3``.
+
+    mmengine logs the rate of the first group alone, which is the smallest of them. Recipes with one rate
+    for all need no more than that. The terminal stays as it is.
+    """
+
+    priority = "VERY_LOW"  # behind the record of the losses
+
+    def before_train(self, runner: Runner) -> None:
+        """Find out when mmengine logs, and the first group of each layer."""
+        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self.interval = intervals[0] if intervals else 50
+        optimizer = getattr(runner.optim_wrapper, "optimizer", None)  # several optimizers have none in common
+        self.param_groups = optimizer.param_groups if optimizer else []
+        layers = enumerate(group.get("layer_id") for group in self.param_groups)
+        self.first_of = {layer: i for i, layer in reversed(list(layers)) if layer is not None}
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Write the rates beside the losses."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            due = self.every_n_inner_iters(batch_idx, self.interval)
+        else:
+            due = self.every_n_train_iters(runner, self.interval)
+        if due and len(self.first_of) > 1:
+            layers = sorted(self.first_of.items())
+            rates = {f"lr/layer {layer}": self.param_groups[i]["lr"] for layer, i in layers}
+            runner.visualizer.add_scalars(rates, step=runner.iter + 1)
+
+
+@HOOKS.register_module()
+class FuseHook(Hook):
+    """Fold the blocks' weights for the time of an evaluation; see :mod:`convnext_dense.fuse`.
+
+    At the first batch, because until then weights are loaded or averaged ones put in their place, in
+    ways that the folded ones would not notice; and undone before the others come back.
+    """
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Fold the weights that the test runs with."""
+        if batch_idx == 0:
+            fuse(runner.model)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Fold the weights that the evaluation in training runs with."""
+        if batch_idx == 0:
+            fuse(runner.model)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Compute from the parameters again."""
+        unfuse(runner.model)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Compute from the parameters again."""
+        unfuse(runner.model)
+
+
+@HOOKS.register_module()
+class LoaderHook(Hook):
+    """Say once when the model waits for images: mmengine logs the time, and nobody reads it.
+
+    Args:
+        window: steps to look at, behind as many to warm up.
+        share: of the time that may be spent waiting.
+    """
+
+    priority = "VERY_LOW"  # behind the timer
+
+    def __init__(self, window: int = 50, share: float = 0.1) -> None:
+        self.window = window
+        self.share = share
+        self.steps = 0
+        self.waited = 0.0
+        self.taken = 0.0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Add up the step's times; judge them when enough are there."""
+        self.steps += 1
+        scalars = runner.message_hub.log_scalars
+        if not self.window < self.steps <= 2 * self.window or "train/data_time" not in scalars:
+            return
+        self.waited += scalars["train/data_time"].current()
+        self.taken += scalars["train/time"].current()
+        if self.steps == 2 * self.window and self.waited > self.share * self.taken:
+            loader = runner.train_dataloader
+            runner.logger.warning(
+                f"data loading does not keep up: {self.waited / self.taken:.0%} of the time of {self.window} "
+                f"steps went into waiting; raise train_dataloader.num_workers (now {loader.num_workers}) "
+                "or put the images on a faster disk"
+            )
 
 
 def draw(visualizer, sample: BaseDataElement, out_dir: Path, score_thr: float, draw_gt: bool) -> Path:

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from convnext_dense.files import write_json
+from convnext_dense.fuse import fuse
 from convnext_dense.mm.checkpoints import load_model
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.errors import UserError
@@ -51,6 +52,7 @@ class Predictor:
     Args:
         cfg: config of the model.
         checkpoint: file that training wrote; it must fit exactly.
+        fused: fold the backbone's weights for speed; the outputs are the same.
 
     Attributes:
         classes: class names, from the checkpoint if it has them, else from the config's dataset.
@@ -59,13 +61,15 @@ class Predictor:
         CheckpointError: a checkpoint that cannot be read or does not fit.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str) -> None:
+    def __init__(self, cfg: Config, checkpoint: str, fused: bool = True) -> None:
         init_default_scope(cfg.get("default_scope", "mmengine"))
         set_pretrained(cfg, "none")
         set_plain_batch_norm(cfg, 1, get_device())
         self.model: nn.Module = MODELS.build(cfg.model)
         meta = load_model(self.model, checkpoint).get("dataset_meta") or _dataset_meta(cfg)
         self.model.to(get_device()).eval()
+        if fused:
+            fuse(self.model)
         bound_predictions(self.model)
         self.classes: tuple[str, ...] = tuple(meta.get("classes") or ())
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))

@@ -54,6 +54,8 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
         raise RefusedError(f"{kind} returns {_describe(out)}, not a tuple of maps (N, C, H, W)")
     if any(m.shape[0] != 1 for m in maps):
         raise RefusedError(f"{kind} returns {maps[0].shape[0]} maps for one image (parallel branches)")
+    if _count_in_training(model, in_channels) not in (None, len(maps)):
+        raise RefusedError(f"{kind} returns other things in training than in testing")
     strides = tuple(round(SIZE / m.shape[2]) for m in maps)
     return Levels(tuple(m.shape[1] for m in maps), strides, is_dilated(model))
 
@@ -72,6 +74,38 @@ def _run(backbone: Mapping, image: torch.Tensor) -> tuple[nn.Module, object]:
         except Exception as error:  # whatever a foreign class raises
             said = str(error).strip().split("\n")[0] or type(error).__name__
     raise RefusedError(f"{backbone.get('type')} does not run on an image alone ({said:.120})")
+
+
+def _count_in_training(model: nn.Module, in_channels: int) -> int | None:
+    """How many things a backbone returns in training mode, or ``None`` where it does not run alone."""
+    model.train()
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            out = model(torch.zeros(2, in_channels, SIZE, SIZE, device=device))
+    except Exception:  # of a foreign class; the check that follows the swap will tell
+        return None
+    return len(out) if isinstance(out, list | tuple) else 1
+
+
+def passed_on(neck: object, levels: Levels) -> dict[int, int]:
+    """Outputs of a neck that are levels of the backbone themselves: output -> level, from both ends.
+
+    Empty where there is none, or where the neck does not run alone.
+    """
+    if not isinstance(neck, Mapping):
+        return {}
+    try:
+        with torch.device("meta"), LinspaceOnCpu():
+            model = MODELS.build(copy.deepcopy(dict(neck)))
+            pairs = zip(levels.channels, levels.strides, strict=True)
+            maps = tuple(torch.zeros(1, c, SIZE // s, SIZE // s) for c, s in pairs)
+        with torch.device("meta"), torch.no_grad():
+            out = list(model(maps))
+    except Exception:  # of a foreign class
+        return {}
+    same = [(i, level) for i, o in enumerate(out) for level, m in enumerate(maps) if o is m]
+    return {key: level for i, level in same for key in (i, i - len(out))}
 
 
 def is_dilated(model: nn.Module) -> bool:
@@ -100,7 +134,7 @@ def choose_stages(levels: Levels) -> Stages:
     repeats = len(set(strides)) < len(strides)
     if repeats and not levels.dilated:
         raise RefusedError(
-            f"{len(strides)} levels of strides {list(strides)} without dilation: a network of one resolution"
+            f"{len(strides)} levels of strides {list(strides)}, which repeat without dilation: no pyramid"
         )
     if not repeats and not levels.dilated:
         return Stages(tuple(STRIDES.index(stride) for stride in strides), 32)

@@ -12,12 +12,16 @@ from mmengine import dist
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.device import utils as mmengine_device
+from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
+from convnext_dense.compiling import compile_in_place
 from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.data import check_data, set_data_root
 from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.settings import set_amp, set_backends, set_plain_batch_norm, set_pretrained
@@ -82,23 +86,41 @@ class DenseRunner(Runner):
 
 
 def load_config(source: str, overrides: dict | None = None) -> Config:
-    """Config by path, or by the name of a recipe such as ``cascade/convnext_b_3x``.
+    """Config by path, by the name of a recipe such as ``cascade/convnext_b_3x``, or out of another package.
+
+    Args:
+        source: path, recipe, or ``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``.
+        overrides: entries to replace, by dotted key.
 
     Raises:
         UserError: neither a file nor a known recipe; the near names are listed.
     """
-    try:
-        path = source if Path(source).is_file() else config_path(source)
-    except ValueError as error:
-        raise UserError(f"no config file {source}, and {error}") from None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine's import of it
-        cfg = Config.fromfile(path)
-    # registers the ops and the backbone also for a config that does not ask for them
+    # registers the ops and the backbone, also for a config that does not ask for them
     import convnext_dense.mm  # noqa: F401
 
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine's import of it
+        if "::" in source:
+            cfg = _zoo_config(source)
+        else:
+            try:
+                path = source if Path(source).is_file() else config_path(source)
+            except ValueError as error:
+                raise UserError(f"no config file {source}, and {error}") from None
+            cfg = Config.fromfile(path)
     cfg.merge_from_dict(overrides or {})
     return cfg
+
+
+def _zoo_config(source: str) -> Config:
+    """A config that another package carries, ``mmdet::FOLDER/FILE.py``."""
+    try:
+        return get_config(source)
+    except Exception as error:  # mmengine raises many types for a package or file that is not there
+        said = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"no config {source}: {said}; it is PACKAGE::PATH below that package's configs"
+        ) from None
 
 
 def start_processes(cfg: Config, launcher: Launcher) -> int:
@@ -169,6 +191,8 @@ class Options:
         launcher: how processes were started.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``None`` lets mmengine choose.
         overrides: mmengine's ``--cfg-options``.
+        log: where to log beside TensorBoard; see :func:`convnext_dense.mm.settings.set_backends`.
+        compile: ``torch.compile`` the backbone.
     """
 
     work_dir: str | None = None
@@ -177,6 +201,8 @@ class Options:
     launcher: Launcher = "none"
     device: str | None = None
     overrides: dict | None = None
+    log: str | None = None
+    compile: bool = False
 
 
 def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
@@ -192,7 +218,7 @@ def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
         set_data_root(cfg, options.data_root)
     world_size = start_processes(cfg, options.launcher)
     cfg.runner_type = "DenseRunner"
-    set_backends(cfg)
+    set_backends(cfg, options.log)
     return cfg, [note for note in [set_plain_batch_norm(cfg, world_size, get_device())] if note]
 
 
@@ -251,13 +277,22 @@ def training_runner(
     if seed is not None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
     runner = RUNNERS.build(cfg)
+    runner.register_hook(LoaderHook())
+    runner.register_hook(FuseHook())  # of the evaluations between
+    if options.compile:
+        notes.append(compile_backbone(runner.model))
     for line in [*run_summary(cfg, runner.world_size), *filter(None, notes)]:
         runner.logger.info(line)
     return runner
 
 
 def testing_runner(
-    source: str, checkpoint: str, options: Options, tta: bool = False, window_batch: int | None = None
+    source: str,
+    checkpoint: str,
+    options: Options,
+    tta: bool = False,
+    window_batch: int | None = None,
+    fused: bool = True,
 ) -> Runner:
     """A runner ready for ``test()`` with ``checkpoint`` loaded exactly.
 
@@ -267,6 +302,7 @@ def testing_runner(
         options: shared options.
         tta: merge predictions over scales and flips.
         window_batch: windows of a segmentor's image at once; ``None`` chooses by the free memory.
+        fused: fold the backbone's weights for speed; the outputs are the same.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -281,10 +317,23 @@ def testing_runner(
     notes.append(set_tta(cfg) if tta else None)
     runner = RUNNERS.build(cfg)
     notes.append(bound_predictions(runner.model, window_batch))
+    if fused:
+        runner.register_hook(FuseHook())
+    if options.compile:
+        notes.append(compile_backbone(runner.model))
     first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops()}"
     for line in [first, *filter(None, notes)]:
         runner.logger.info(line)
     return runner
+
+
+def compile_backbone(model: nn.Module) -> str:
+    """Compile the backbone inside the wrappers of distributed and augmented testing; the line to tell."""
+    while hasattr(model, "module"):
+        model = model.module
+    fixed_size = hasattr(model, "decode_head")  # segmentors see crops and windows of one size
+    compile_in_place(model.backbone, dynamic=None if fixed_size else True)
+    return "backbone: torch.compile at its first image, which takes a minute or more"
 
 
 def run_summary(cfg: Config, world_size: int) -> list[str]:

@@ -3,6 +3,10 @@
 Each function changes ``cfg`` in place and returns the line to tell the user, or ``None``.
 """
 
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
 from mmengine.config import Config, ConfigDict
 
 from convnext_dense.mm.errors import UserError
@@ -58,10 +62,47 @@ def _rename_norms(node: object) -> int:
     return sum(_rename_norms(value) for value in node) if isinstance(node, list | tuple) else 0
 
 
-def set_backends(cfg: Config) -> None:
-    """TensorBoard files beside the JSON log; mmengine's own backends stay."""
-    backends = cfg.setdefault("visualizer", ConfigDict(type="Visualizer")).setdefault("vis_backends", [])
-    if not any(backend["type"] == "LocalVisBackend" for backend in backends):
-        backends.append(ConfigDict(type="LocalVisBackend"))
-    if not any(backend["type"] == "TensorboardVisBackend" for backend in backends):
-        backends.append(ConfigDict(type="TensorboardVisBackend"))
+LOGS = {"wandb": ("WandbVisBackend", "wandb"), "mlflow": ("MLflowVisBackend", "mlflow")}
+"""Choice of ``--log`` -> mmengine's backend and the package that it needs."""
+
+
+def set_backends(cfg: Config, log: str | None = None) -> None:
+    """TensorBoard files beside the JSON log, and the learning rate of every group in both.
+
+    Args:
+        cfg: changed in place; mmengine's own backends stay.
+        log: one of :data:`LOGS`, to write there, too.
+
+    Raises:
+        UserError: another ``log``, or its package is not installed.
+    """
+    wanted = {"LocalVisBackend": {}, "TensorboardVisBackend": {}}
+    if log is not None:
+        if log not in LOGS:
+            raise UserError(f"--log {log}: use one of {', '.join(LOGS)}; TensorBoard is always written")
+        backend, package = LOGS[log]
+        if find_spec(package) is None:
+            raise UserError(f"--log {log} needs a package that is not installed: pip install {package}")
+        wanted[backend] = _mlflow_place(cfg) if log == "mlflow" else {}
+    # assigned, because what setdefault returns of a Config is a copy
+    visualizer = cfg.get("visualizer") or ConfigDict(type="Visualizer")
+    backends = list(visualizer.get("vis_backends") or [])
+    present = {backend["type"] for backend in backends}
+    backends += [ConfigDict(type=kind, **options) for kind, options in wanted.items() if kind not in present]
+    cfg["visualizer"] = ConfigDict(visualizer, vis_backends=backends)
+    hooks = list(cfg.get("custom_hooks") or [])
+    if not any(hook["type"] == "GroupRatesHook" for hook in hooks):
+        cfg["custom_hooks"] = [*hooks, ConfigDict(type="GroupRatesHook")]
+
+
+def _mlflow_place(cfg: Config) -> dict[str, str]:
+    """The server that ``MLFLOW_TRACKING_URI`` names, else a database in the work folder.
+
+    mmengine's own choice, a folder of files, is refused by MLflow 3.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return dict(tracking_uri=uri)
+    folder = Path(cfg.get("work_dir") or ".").resolve()
+    # an experiment of its own: that of the default name would keep its files in the current folder
+    place = dict(exp_name=folder.name, artifact_location=(folder / "mlflow").as_uri())
+    return dict(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", **place)

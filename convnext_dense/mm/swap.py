@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from convnext_dense.archs import resolve_arch
 from convnext_dense.layer_decay import DecayType
 from convnext_dense.mm.consumers import Change, Path, consumer_changes
-from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, probe
+from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, passed_on, probe
 from convnext_dense.paper import WEIGHTS
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
@@ -90,7 +90,7 @@ def swap_backbone(
     channels = tuple(dims[i] for i in stages.out_indices)
     changes = [
         Change(("model", "backbone"), backbone, new_backbone(cfg, arch, stages, pretrained), _levels(levels)),
-        *consumer_changes(cfg.model, levels.channels, channels),
+        *consumer_changes(cfg.model, levels.channels, channels, passed_on(cfg.model.get("neck"), levels)),
         *_preprocessor_changes(cfg.model),
         *_weight_changes(cfg),
         *([] if keep_optim else _optimizer_changes(cfg, arch, amp)),

@@ -3,42 +3,64 @@
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
 
-SIZE = 128  # pixels; two images, for batch norms of one position
+# Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller one is enough.
+SIZE = {"mmseg": 64}
+DEFAULT_SIZE, LARGE_SIZE = 128, 320
 
 
 class TrialError(UserError):
     """A model that does not build, train or predict; the message has the module and what it said."""
 
 
-def try_model(cfg: Config, size: int = SIZE) -> None:
+def try_model(cfg: Config, size: int | None = None) -> None:
     """Build the model with random weights, take one training step and predict, on the CPU.
+
+    What fails is tried again on larger images: some heads pick a fixed number of positions, or
+    halve the map more often than a small image allows.
 
     Args:
         cfg: config of mmdet, mmseg or mmpretrain; it is not changed.
-        size: side of the two synthetic images in pixels.
+        size: side of the two synthetic images in pixels; by default small, then larger.
 
     Raises:
         TrialError: which step failed, in which module, with which words.
     """
+    first = size or SIZE.get(cfg.get("default_scope"), DEFAULT_SIZE)
+    try:
+        _try_once(cfg, first)
+    except TrialError:
+        if size:
+            raise
+        _try_once(cfg, LARGE_SIZE)
+
+
+def _try_once(cfg: Config, size: int) -> None:
     cfg = Config(cfg.to_dict())
     set_pretrained(cfg, "none")
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
     _few_points(cfg.model)
-    # they pad to 1024x1024 and more, or count iterations of a run
-    cfg.model.get("data_preprocessor", {}).pop("batch_augments", None)
+    preprocessor = cfg.model.get("data_preprocessor", {})
+    preprocessor.pop("batch_augments", None)  # they pad to 1024x1024 and more
+    if preprocessor.get("size"):
+        preprocessor["size"] = (size, size)  # segmentors pad to the crop of the recipe
     scope = cfg.get("default_scope") or "mmengine"
     init_default_scope(scope)
     torch.manual_seed(0)
     with failing_as("building the model"):
         model = MODELS.build(cfg.model)
+    hub = MessageHub.get_current_instance()  # some losses warm up by iterations
+    hub.update_info("iter", 0)
+    hub.update_info("epoch", 0)
     batch = synthetic_batch(scope, model, size)
     running: list[str] = []
     with _watched(model, running):
@@ -145,6 +167,7 @@ def _detection(model: nn.Module, size: int, generator: torch.Generator):
         flip=False,
         img_id=0,
         img_path="synthetic.jpg",
+        border=np.array([0, size, 0, size]),  # CenterNet crops it off again
     )
     sample = DetDataSample(metainfo=metainfo)
     sample.gt_instances = InstanceData(

@@ -10,16 +10,18 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from mmengine.config import Config
+from tqdm import tqdm
 
 from convnext_dense.mm.probe import RefusedError
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.swap import swap_backbone
 from convnext_dense.mm.trial import try_model
 
-Outcome = Literal["passes", "refused", "fails"]
+# "fails as it is": with its own backbone, too (a missing package or op, or a broken config)
+Outcome = Literal["passes", "refused", "fails as it is", "fails"]
 
 ARCH = "atto"  # the structure is what is tried, not the size
 TIMEOUT = 600  # seconds for one model
@@ -69,7 +71,7 @@ def structures(package: str) -> tuple[list[Structure], list[tuple[str, str]]]:
     """Distinct models of a package, and the files that are no config of one model, with the reason."""
     found: dict[str, Structure] = {}
     left_out = []
-    for path in config_files(package):
+    for path in tqdm(config_files(package), desc=f"reading {package}", unit="config"):
         name = f"{package}::{path.relative_to(config_root(package)).as_posix()}"
         try:
             with quiet():
@@ -104,41 +106,45 @@ def model_digest(model: dict) -> str:
 
 
 # Backbones of several depths become one model; it is tried once a process.
-_TRIED: dict[str, Exception | None] = {}
+_TRIED: dict[str, str] = {}
 
 
 def survey_one(structure: Structure) -> Verdict:
     """Swap and try one structure; every end is a verdict."""
     start = time.monotonic()
-    outcome, reason = "passes", ""
+    outcome, reason = _judge(structure.name)
+    seconds = round(time.monotonic() - start, 1)
+    return Verdict(structure.name, structure.backbone, structure.members, outcome, reason, seconds)
+
+
+def _judge(name: str) -> tuple[Outcome, str]:
+    package, _, path = name.partition("::")
     try:
         with quiet(), _time_limit(TIMEOUT):
-            swap = swap_backbone(load_config(structure.name), ARCH, pretrained="none")
+            cfg = load_config(str(config_root(package) / path))
+            swap = swap_backbone(cfg, ARCH, pretrained="none")
             digest = model_digest(swap.cfg.model.to_dict())
             if digest not in _TRIED:
                 _TRIED[digest] = _failure(swap.cfg)
-        if _TRIED[digest] is not None:
-            raise _TRIED[digest]
+            reason = _TRIED[digest]
+            if not reason:
+                return "passes", ""
+            if own := _failure(cfg):
+                return "fails as it is", own
+            return "fails", reason
     except RefusedError as error:
-        outcome, reason = "refused", str(error)
-    except Exception as error:
-        outcome, reason = "fails", " ".join(str(error).split())[:300]
-    return Verdict(
-        structure.name,
-        structure.backbone,
-        structure.members,
-        outcome,
-        reason,
-        round(time.monotonic() - start, 1),
-    )
+        return "refused", str(error)
+    except Exception as error:  # a config runs any code
+        return "fails", " ".join(str(error).split())[:300]
 
 
-def _failure(cfg: Config) -> Exception | None:
+def _failure(cfg: Config) -> str:
+    """What a model says when it fails, or nothing."""
     try:
         try_model(cfg)
     except Exception as error:
-        return error
-    return None
+        return " ".join(str(error).split())[:300]
+    return ""
 
 
 @contextlib.contextmanager
@@ -174,6 +180,4 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 def counts(verdicts: Sequence[Verdict]) -> dict[Outcome, int]:
     """Structures by outcome."""
-    return {
-        outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("passes", "refused", "fails")
-    }
+    return {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in get_args(Outcome)}

@@ -159,7 +159,7 @@ def test_expected_ends_are_one_line_and_a_status(error, status, line, capsys):
 
 @pytest.mark.parametrize(
     ("kwargs", "words"),
-    [(dict(arch="tinny"), "use one of ('tiny'"), (dict(out_indices=(0, 9)), "9 is not a stage")],
+    [(dict(arch="tinny"), "use one of ('atto'"), (dict(out_indices=(0, 9)), "9 is not a stage")],
 )
 def test_a_wrong_backbone_argument_is_one_line(kwargs, words):
     from mmdet.registry import MODELS

@@ -47,7 +47,7 @@ def test_stages_follow_the_strides(strides, dilated, expected):
     ("strides", "dilated", "words"),
     [
         ((1, 4, 8), False, r"levels of stride \[1\]; ConvNeXt has"),
-        ((16, 16, 16, 16), False, "a network of one resolution"),
+        ((16, 16, 16, 16), False, "which repeat without dilation: no pyramid"),
         ((8, 4), False, "rise from one stage to the next"),
         ((4, 4), True, "ConvNeXt would have"),
     ],

@@ -1,0 +1,85 @@
+"""``torch.compile`` of one module in place: few graphs for all image sizes, and eager where it fails.
+
+Detectors have control flow that no compiler follows, so their backbone alone is compiled. The
+module stays what it was: the same object, the same state dict; a copy of it is not compiled.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+Backend = str | Callable
+MAX_GRAPHS = 8  # where every image size needs its own, compiling never ends
+
+
+@dataclass
+class Compilation:
+    """What became of it.
+
+    Attributes:
+        graphs: compiled so far. One serves all sizes; one image instead of several, training instead
+            of inference and another dtype each take one more.
+        failure: why the module runs without, or ``None``.
+    """
+
+    graphs: int = 0
+    failure: str | None = None
+
+
+def compile_in_place(
+    module: nn.Module, dynamic: bool | None = True, backend: Backend = "inductor"
+) -> Compilation:
+    """Let calls of ``module`` run compiled code; it is compiled at the first call.
+
+    Where that fails, for want of a C++ compiler, say, or at more than :data:`MAX_GRAPHS` graphs, one
+    warning tells so and the module goes on as it was. What the module itself raises is raised as ever.
+
+    Args:
+        module: its state dict and copies stay free of all this.
+        dynamic: for images of any size; ``None`` begins with the size of the first one.
+        backend: of ``torch.compile``.
+    """
+    outcome = Compilation()
+    if not hasattr(module, "compile") or not hasattr(nn.Module, "_wrapped_call_impl"):
+        _give_up(module, outcome, f"torch {torch.__version__} cannot compile a module in place")
+        return outcome
+    module.compile(backend=_counting(backend, outcome), dynamic=dynamic)
+    compiled = module._compiled_call_impl
+
+    def guarded(*args, **kwargs):
+        try:
+            return compiled(*args, **kwargs)
+        except Exception as error:  # compilers raise anything
+            result = module._call_impl(*args, **kwargs)  # raises by itself if the call was wrong
+            cause = getattr(error, "inner_exception", error)
+            said = str(cause).strip().split("\n")[0]
+            _give_up(module, outcome, f"{type(cause).__name__}: {said}".rstrip(": "))
+            return result
+
+    module._compiled_call_impl = guarded  # where nn.Module looks first; left out of copies and pickles
+    return outcome
+
+
+def _counting(backend: Backend, outcome: Compilation) -> Callable:
+    """The backend itself, with each graph counted and told."""
+
+    def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence) -> Callable:
+        if outcome.graphs == MAX_GRAPHS:
+            raise RuntimeError(f"more than {MAX_GRAPHS} graphs, because image sizes keep changing")
+        outcome.graphs += 1
+        logger.info("torch.compile: graph %d of the backbone", outcome.graphs)
+        found = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
+        return found(graph, inputs)
+
+    return compile_graph
+
+
+def _give_up(module: nn.Module, outcome: Compilation, reason: str) -> None:
+    outcome.failure = reason
+    module._compiled_call_impl = None
+    logger.warning("torch.compile: %s; the backbone runs without it", reason[:200])

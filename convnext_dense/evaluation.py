@@ -1,0 +1,146 @@
+"""The folder that an evaluation leaves: what tables, pictures and reports are made from, without the model.
+
+evaluation.json   what was judged on what, figures, figures a class
+arrays.npz        precisions (detection) or the confusion matrix (segmentation)
+bbox.json, segm.json, labels/*.png    the predictions
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from convnext_dense.coco_eval import Precision, read_detections
+from convnext_dense.files import replacing, write_json
+from convnext_dense.results import Task
+
+NAME = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run of a test protocol.
+
+    Attributes:
+        folder: where it lies.
+        task: ``detection`` or ``segmentation``.
+        classes: names by label.
+        images: folder of the images.
+        annotations: COCO's file, or the folder of the label maps.
+        record: as in ``results/``.
+        per_class: class name -> figure -> percent; ``None`` where the class does not occur.
+        scenes: of a segmentation, one entry an image: ``image``, ``truth``, ``prediction`` (paths) and
+            ``miou``, ``accuracy`` in percent.
+        ignore_index: label that does not count.
+        reduce_zero_label: whether 0 in the label maps means unlabelled and 1 is the first class.
+    """
+
+    folder: Path
+    task: Task
+    classes: tuple[str, ...]
+    images: str
+    annotations: str
+    record: Mapping
+    per_class: Mapping[str, Mapping[str, float | None]]
+    scenes: tuple[Mapping, ...] = ()
+    ignore_index: int = 255
+    reduce_zero_label: bool = False
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
+
+    def save(self) -> None:
+        """Write ``arrays.npz``, then ``evaluation.json``, which makes the folder valid."""
+        with replacing(self.folder / "arrays.npz") as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **self.arrays)
+        content = {k: v for k, v in asdict(self).items() if k not in ("folder", "arrays")}
+        write_json(self.folder / NAME, content)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Evaluation":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder has no evaluation.
+        """
+        folder = Path(folder)
+        if not (folder / NAME).is_file():
+            raise FileNotFoundError(
+                f"no {NAME} in {folder}: make it by tools/benchmark.py accuracy ROW|CONFIG --out {folder}"
+            )
+        content = json.loads((folder / NAME).read_text())
+        content["classes"], content["scenes"] = tuple(content["classes"]), tuple(content["scenes"])
+        with np.load(folder / "arrays.npz") as arrays:
+            return cls(folder=folder, arrays=dict(arrays), **content)
+
+    def precisions(self) -> dict[str, Precision]:
+        """Precisions of a detection by ``bbox`` and ``segm``."""
+        return {kind: Precision(self.classes, values) for kind, values in self.arrays.items()}
+
+    def detections(self) -> list[dict]:
+        """Detections with masks if there are any."""
+        for kind in ("segm", "bbox"):
+            if (self.folder / f"{kind}.json").is_file():
+                return read_detections(self.folder / f"{kind}.json")
+        raise FileNotFoundError(f"no segm.json and no bbox.json in {self.folder}")
+
+
+def detection_classes(precisions: Mapping[str, Precision]) -> dict[str, dict[str, float | None]]:
+    """Box and mask AP, AP50 and AP75 of each class in percent."""
+    table: dict[str, dict[str, float | None]] = {}
+    for iou_type, kind in (("bbox", "box"), ("segm", "mask")):
+        if iou_type not in precisions:
+            continue
+        precision = precisions[iou_type]
+        for label, name in enumerate(precision.classes):
+            for title, iou in (("AP", None), ("AP50", 0.5), ("AP75", 0.75)):
+                table.setdefault(name, {})[f"{kind} {title}"] = _known(precision.ap(iou, label=label))
+    return table
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+# ---------------------------------------------------------------------------------------- segmentation
+
+
+def count_pixels(truth: np.ndarray, found: np.ndarray, classes: int, ignore_index: int) -> np.ndarray:
+    """(classes, classes) pixels by true and found class; those labelled ``ignore_index`` do not count.
+
+    A found label beyond the classes counts as wrong, in no column, so rows may add up to less.
+    """
+    valid = (truth != ignore_index) & (truth < classes)
+    truth, found = truth[valid].astype(np.int64), found[valid].astype(np.int64)
+    inside = found < classes
+    pairs = truth[inside] * classes + found[inside]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """(classes,) intersection over union in percent; NaN for a class that is neither there nor found."""
+    hits = np.diag(confusion).astype(float)
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return 100 * np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """(classes,) share of a class's pixels that were found, in percent; NaN for a class that is not there."""
+    hits, there = np.diag(confusion).astype(float), confusion.sum(1)
+    return 100 * np.divide(hits, there, out=np.full(len(hits), np.nan), where=there > 0)
+
+
+def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
+    """``mIoU``, ``aAcc`` (all pixels) and ``mAcc`` (mean of the classes) in percent."""
+    total = confusion.sum()
+    return {
+        "mIoU": float(np.nanmean(class_iou(confusion))),
+        "aAcc": float(100 * np.diag(confusion).sum() / total),
+        "mAcc": float(np.nanmean(class_accuracy(confusion))),
+    }
+
+
+def segmentation_classes(confusion: np.ndarray, names: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
+    """IoU and accuracy of each class in percent."""
+    pairs = zip(names, class_iou(confusion), class_accuracy(confusion), strict=True)
+    return {name: {"IoU": _known(iou), "accuracy": _known(accuracy)} for name, iou, accuracy in pairs}

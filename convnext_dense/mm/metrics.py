@@ -1,0 +1,75 @@
+"""Evaluators that keep what pictures and reports need, beside those of mmdet and mmseg."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+from convnext_dense.evaluation import class_accuracy, class_iou, count_pixels
+
+
+@METRICS.register_module()
+class SegmentationRecords(BaseMetric):
+    """Counts pixels by true and found class, and writes each predicted label map as a PNG.
+
+    It reports no figure of its own: they follow from the counts.
+
+    Args:
+        folder: the maps go below its ``labels/``, named as their images.
+        ignore_index: label that does not count.
+
+    Attributes:
+        confusion: (classes, classes) after the test, or ``None``.
+        scenes: one entry an image after the test; see :class:`convnext_dense.evaluation.Evaluation`.
+    """
+
+    default_prefix = "records"
+
+    def __init__(self, folder: str, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.ignore_index = ignore_index
+        self.confusion: np.ndarray | None = None
+        self.scenes: list[dict] = []
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the counts of each sample, without their zeros: 150 classes have 22,500 pairs."""
+        classes = len(self.dataset_meta["classes"])
+        for sample in data_samples:
+            found = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()
+            truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().numpy()
+            counts = count_pixels(truth, found, classes, self.ignore_index).reshape(-1)
+            pairs = np.flatnonzero(counts)
+            name = f"labels/{'_'.join(Path(sample['img_path']).with_suffix('').parts[-2:])}.png"
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), found.astype(np.uint8 if classes <= 256 else np.uint16))
+            scene = dict(image=sample["img_path"], truth=sample["seg_map_path"], prediction=name)
+            self.results.append((scene, pairs, counts[pairs]))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Add the counts up and judge each image by itself; no figures."""
+        classes = len(self.dataset_meta["classes"])
+        total = np.zeros(classes**2, dtype=np.int64)
+        self.scenes = []
+        for scene, pairs, counts in results:
+            total[pairs] += counts
+            own = np.zeros_like(total)
+            own[pairs] = counts
+            self.scenes.append({**scene, **_scene_figures(own.reshape(classes, classes))})
+        self.confusion = total.reshape(classes, classes)
+        return {}
+
+
+def _scene_figures(confusion: np.ndarray) -> dict[str, float | None]:
+    """Mean IoU and share of right pixels of one image in percent; ``None`` where nothing is labelled."""
+    if not confusion.sum():
+        return dict(miou=None, accuracy=None)
+    there = ~np.isnan(class_accuracy(confusion))
+    return dict(
+        miou=float(class_iou(confusion)[there].mean()),
+        accuracy=float(100 * np.diag(confusion).sum() / confusion.sum()),
+    )

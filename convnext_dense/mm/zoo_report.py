@@ -1,0 +1,90 @@
+"""The survey of the config zoos as a page and as JSON."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import mmdet
+import mmengine
+import mmseg
+import torch
+
+from convnext_dense.mm.zoo import Outcome, Verdict, counts
+
+# Backbones that are neither 2-D convolutional nor pyramids of windows: plain transformers,
+# a diffusion model; "-" stands for models around models, without a backbone of their own.
+OTHER_BACKBONES = ("-", "VisionTransformer", "BEiT", "MAE", "VPD")
+
+
+def eligible(verdict: Verdict) -> bool:
+    """Whether a structure has a 2-D convolutional or Swin-like backbone that sees an image alone."""
+    return verdict.backbone not in OTHER_BACKBONES and "reads text" not in verdict.reason
+
+
+def pass_rate(verdicts: Sequence[Verdict]) -> tuple[int, int]:
+    """How many eligible structures pass, of those that can be run at all."""
+    able = [v for v in verdicts if eligible(v) and v.outcome != "fails as it is"]
+    return sum(v.outcome == "passes" for v in able), len(able)
+
+
+def survey_page(surveys: Mapping[str, Sequence[Verdict]]) -> str:
+    """The page, from the verdicts of one or several sets of ops.
+
+    Args:
+        surveys: label such as ``compiled ops`` -> verdicts; reasons are listed for the first.
+    """
+    label, verdicts = next(iter(surveys.items()))
+    versions = f"mmdet {mmdet.__version__}, mmseg {mmseg.__version__}, mmengine {mmengine.__version__}"
+    members = sum(v.members for v in verdicts)
+    parts = [
+        "# ConvNeXt in every config of mmdet and mmseg",
+        f"Every config that the wheels of {versions} carry ({members} with a model) was taken, one a "
+        f"distinct model ({len(verdicts)}: the model's config without weights and schedules), its backbone "
+        "swapped for a ConvNeXt (`atto`: the structure is what is tried) as `tools/swap_backbone.py` does, "
+        "and the result built, trained for one step and asked for a prediction, on the CPU. Models that are "
+        f"equal after the swap were tried once. torch {torch.__version__}. Again: `make zoo`.",
+        _count_table(surveys),
+        _rates(surveys),
+        f"`fails as it is`: the config fails here with its own backbone, too. Reasons, with {label}:",
+        _reason_table([v for v in verdicts if v.outcome == "refused"], "Refused"),
+        _reason_table([v for v in verdicts if v.outcome == "fails"], "Fails"),
+        _reason_table([v for v in verdicts if v.outcome == "fails as it is"], "Fails as it is"),
+        "Every structure with its verdict: `zoo.json`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _count_table(surveys: Mapping[str, Sequence[Verdict]]) -> str:
+    outcomes = get_args(Outcome)
+    rows = [f"| | {' | '.join(outcomes)} | all |", "| --- " * (len(outcomes) + 2) + "|"]
+    for label, verdicts in surveys.items():
+        for package in ("mmdet", "mmseg"):
+            mine = [v for v in verdicts if v.name.startswith(f"{package}::")]
+            found = counts(mine)
+            cells = [str(found[outcome]) for outcome in outcomes]
+            rows.append(f"| {package}, {label} | {' | '.join(cells)} | {len(mine)} |")
+    return "\n".join(rows)
+
+
+def _rates(surveys: Mapping[str, Sequence[Verdict]]) -> str:
+    lines = []
+    for label, verdicts in surveys.items():
+        passed, able = pass_rate(verdicts)
+        lines.append(
+            f"- {label}: {passed} of {able} structures with a 2-D convolutional or Swin-like backbone that "
+            f"run here at all pass ({passed / max(able, 1):.1%})"
+        )
+    return "\n".join(lines)
+
+
+def _reason_table(verdicts: Sequence[Verdict], title: str) -> str:
+    if not verdicts:
+        return f"## {title}\n\nNone."
+    found = Counter((v.reason, v.backbone) for v in verdicts)
+    header = "| structures | backbone | reason | for example |"
+    rows = [f"## {title}", "", header, "| ---: | --- | --- | --- |"]
+    for (reason, backbone), count in found.most_common():
+        example = next(v.name for v in verdicts if (v.reason, v.backbone) == (reason, backbone))
+        safe = reason.replace("|", "\\|").replace("<", "&lt;")
+        rows.append(f"| {count} | {backbone} | {safe} | `{example.split('::')[1]}` |")
+    return "\n".join(rows)

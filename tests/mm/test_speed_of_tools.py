@@ -1,0 +1,166 @@
+"""Fused evaluation, compiled backbones and waiting for images, in the runners behind the command lines."""
+
+import copy
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from mmengine.registry import MODELS, init_default_scope
+
+from convnext_dense import ConvNeXt, compiling, fuse
+from convnext_dense.mm.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.predict import Predictor
+from convnext_dense.mm.runtime import Options, load_config, testing_runner, training_runner
+from convnext_dense.shapes import make_shapes
+
+RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
+MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    make_shapes(root, train=4, val=2, size=64)
+    return root
+
+
+@pytest.fixture(scope="module", params=list(RECIPES))
+def case(request, shapes, tmp_path_factory):
+    """(recipe, data root, checkpoint of random weights)."""
+    recipe = RECIPES[request.param]
+    cfg = load_config(recipe)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(copy.deepcopy(cfg.model))
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return recipe, shapes / request.param, str(path)
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list[int]:
+    """Grows by one entry whenever a block takes the fused path."""
+    made, run = [], fuse.pointwise
+    monkeypatch.setattr(fuse, "pointwise", lambda *args: made.append(1) or run(*args))
+    return made
+
+
+def tested(case, tmp_path, name: str, **kwargs):
+    recipe, data, checkpoint = case
+    options = Options(
+        work_dir=str(tmp_path / name), data_root=str(data), device="cpu", **kwargs.pop("more", {})
+    )
+    runner = testing_runner(recipe, checkpoint, options, **kwargs)
+    seen = []
+    forward = runner.model.backbone.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    runner.test()
+    forward.remove()
+    return runner, seen
+
+
+def test_testing_is_fused_and_has_the_same_outputs(case, tmp_path, runs):
+    runner, fused = tested(case, tmp_path, "fused")
+    blocks = sum(runner.model.backbone.depths)
+    assert len(runs) == blocks * len(fused) > 0
+    _, plain = tested(case, tmp_path, "plain", fused=False)
+    assert len(runs) == blocks * len(fused)
+    for found, expected in zip(fused, plain, strict=True):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_predicting_is_fused_unless_told_otherwise(case, runs):
+    recipe, _, checkpoint = case
+    image = torch.randn(1, 3, 64, 96)
+    levels = {}
+    for fused in (True, False):
+        backbone = Predictor(load_config(recipe), checkpoint, fused).model.backbone
+        with torch.no_grad():
+            levels[fused] = backbone(image)
+        assert len(runs) == sum(backbone.depths)
+    for a, b in zip(levels[True], levels[False], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_between_training_steps_sees_the_weights_of_that_moment(case, tmp_path, runs):
+    recipe, data, _ = case
+    overrides = {
+        "train_cfg.max_iters": 2, "train_cfg.val_interval": 1, "train_dataloader.batch_size": 2,
+        "train_dataloader.num_workers": 0, "train_dataloader.persistent_workers": False,
+        "optim_wrapper.optimizer.lr": 0.01,
+    }  # fmt: skip
+    options = Options(work_dir=str(tmp_path / "run"), data_root=str(data), device="cpu", overrides=overrides)
+    runner = training_runner(recipe, options, pretrained="none", seed=0)
+    image, differences, states = torch.randn(1, 3, 64, 64), [], []
+
+    def compare(*_, **__):
+        backbone = runner.model.backbone
+        count = len(runs)
+        found = backbone(image)
+        assert len(runs) == count + sum(backbone.depths)
+        plain = copy.deepcopy(backbone)  # a copy is not fused
+        differences.append(max((a - b).abs().max().item() for a, b in zip(found, plain(image), strict=True)))
+        states.append(plain.stages[0][0].pwconv1.weight.clone())
+
+    hook = FuseHook()
+    hook.after_val_iter = compare
+    runner.register_hook(hook)
+    runner.train()
+    assert len(differences) >= 2 and max(differences) < 1e-4
+    assert not torch.equal(states[0], states[-1])
+    assert all(block._folded is None for stage in runner.model.backbone.stages for block in stage)
+
+
+def test_averaged_weights_that_are_swapped_in_are_the_ones_that_are_folded():
+    model = ConvNeXt(MICRO).eval()
+    image, hook, runner = torch.randn(1, 3, 64, 64), FuseHook(), SimpleNamespace(model=model)
+    with torch.no_grad():
+        raw = model(image)
+        kept = {name: p.data.clone() for name, p in model.named_parameters()}
+        for p in model.parameters():
+            p.data.mul_(1.5)  # as mmengine's EMAHook swaps: no version counts it
+        averaged = model(image)
+        hook.before_val_iter(runner, 0)
+        torch.testing.assert_close(model(image), averaged, rtol=1e-4, atol=1e-5)
+        for name, p in model.named_parameters():
+            p.data.copy_(kept[name])
+        hook.after_val_epoch(runner)
+        torch.testing.assert_close(model(image), raw, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(
+        "convnext_dense.mm.runtime.compile_in_place",
+        lambda module, dynamic: outcomes.append(compiling.compile_in_place(module, dynamic, "eager")),
+    )
+    outcomes = []
+    runner, compiled = tested(case, tmp_path, "compiled", more=dict(compile=True))
+    _, plain = tested(case, tmp_path, "plain", fused=False)
+    del outcomes[1:]
+    runner.model.backbone(torch.randn(1, 3, 64, 64))
+    assert not any("_orig_mod" in key for key in runner.model.state_dict())
+    for found, expected in zip(compiled, plain, strict=True):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("waiting", "lines"), [(0.4, 1), (0.01, 0)])
+def test_waiting_for_images_is_told_once(waiting, lines, caplog):
+    hub = MessageHub.get_instance(f"waiting {waiting}")
+    runner = SimpleNamespace(
+        message_hub=hub,
+        logger=logging.getLogger("waiting"),
+        train_dataloader=SimpleNamespace(num_workers=2),
+    )
+    hook = LoaderHook(window=5)
+    with caplog.at_level(logging.WARNING):
+        for step in range(30):
+            hub.update_scalar("train/data_time", 9.0 if step < 5 else waiting)  # workers start first
+            hub.update_scalar("train/time", 1.0)
+            hook.after_train_iter(runner, step)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == lines
+    assert not lines or ("40% of the time" in told[0] and "num_workers (now 2)" in told[0])

@@ -1,0 +1,31 @@
+"""Time and memory of the backbone beside other libraries', where mmdet and pycocotools need not be installed.
+
+    OMP_NUM_THREADS=1 python tools/bench_backbone.py tiny --pass training --shape 512 512
+
+mmpretrain cannot be imported beside current versions of what mmdet needs, so the peers have an environment
+of their own (`make peers`). The options are those of `tools/benchmark.py speed`, which also measures whole
+models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.mm.speed_command import add_arguments, speed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    args = parser.parse_args()
+    with one_line_errors():
+        speed(args)
+
+
+if __name__ == "__main__":
+    main()
