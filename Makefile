@@ -62,7 +62,7 @@ $(PEERS)/.installed: requirements/peers.txt setup.py
 	@touch $@
 
 peers: $(PEERS)/.installed
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_fetch.py tests/test_reading.py
 
 zoo: $(RUNTIME)
 	$(PY) -m pip install --disable-pip-version-check -q scikit-image
@@ -71,7 +71,12 @@ zoo: $(RUNTIME)
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py
 
-bench: $(RUNTIME)
+# The backbone at 512x512, where all of it takes a few minutes; docs/performance.md has the other commands.
+BACKBONE = OMP_NUM_THREADS=1 $(PEERS)/bin/python -W ignore tools/bench_backbone.py
+bench: $(RUNTIME) $(PEERS)/.installed
+	$(BACKBONE) tiny base --pass training --device meta --shape 512 512 --memory plain lean leaner
+	$(BACKBONE) tiny --shape 512 512 --channels-last --bound --memory plain lean leaner
+	$(BACKBONE) tiny --shape 512 512 --pass inference --dtype bf16 --channels-last --bound
 	$(PY) tools/bench_ops.py
 	$(PY) tools/bench_windows.py
 

@@ -384,9 +384,10 @@ def hub_file(server, repo, name, content, revision="main"):
 
 
 HUB_CODE = """
+import torchvision_shim
 from convnext_dense.fetch import fetch
 from convnext_dense.errors import CheckpointError
-from convnext_dense.reading import (read_state_dict)
+from convnext_dense.reading import read_state_dict
 try:
     path = fetch({source!r}, progress=False)
     print(path.name, {{key: value.tolist() for key, value in read_state_dict(path).items()}})
@@ -401,7 +402,9 @@ def from_hub(server, tmp_path, source):
         tmp_path,
         HF_ENDPOINT=server.url,
         HF_HOME=str(tmp_path / "hf"),
+        HF_HUB_OFFLINE="0",
         HF_HUB_DISABLE_XET="1",
+        PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         HF_HUB_DISABLE_TELEMETRY="1",
     )
     out, err = process.communicate(timeout=120)
@@ -424,6 +427,8 @@ def test_hub_repositories(server, tmp_path):
 
 
 def test_timm_names(server, tmp_path):
+    import torchvision_shim  # noqa: F401
+
     pytest.importorskip("timm")
     safetensors = pytest.importorskip("safetensors.torch")
     content = safetensors.save({"x": torch.tensor([5.0])})

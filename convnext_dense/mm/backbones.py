@@ -25,6 +25,8 @@ class ExactInit:
         ValueError: an argument that the core class refuses.
     """
 
+    load = staticmethod(load_checkpoint)  # (model, source); a class of other names has its own
+
     def __init__(self, init_cfg: dict | list[dict] | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         self.init_cfg = copy.deepcopy(init_cfg)
@@ -38,7 +40,7 @@ class ExactInit:
         cfg = self.init_cfg
         if isinstance(cfg, dict) and cfg["type"] == "Pretrained":
             try:
-                load_checkpoint(self, cfg["checkpoint"])
+                self.load(self, cfg["checkpoint"])
             except CheckpointError as error:
                 hint = "init_cfg names it; --pretrained PATH takes others, --pretrained none random ones"
                 raise CheckpointError(f"{error}; {hint}") from error

@@ -6,6 +6,7 @@ from typing import NamedTuple
 Path = tuple[str | int, ...]
 
 IN_CHANNELS = ("in_channels", "in_channel", "c1_in_channels")  # what consumers call their input's channels
+DECODER_CHANNELS = 256
 NOT_CONSUMERS = ("backbone", "data_preprocessor", "train_cfg", "test_cfg")
 
 
@@ -43,6 +44,30 @@ def consumer_changes(
             for path, consumer in _nodes(key, node):
                 yield from _channel_changes(consumer, ("model", *path), old, new)
         yield from _region_changes(model.get("roi_head") or {}, old, new)
+
+
+def decoder_changes(model: Mapping, strides: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
+    """A feature pyramid in the place of a backbone's own decoder, and heads that read it.
+
+    Args:
+        model: the model's config, without a neck.
+        strides: of the old levels, from coarse to fine; finer ones than 4 are read at 4, and the
+            logits are resized anyway.
+        new: channels of ConvNeXt's four stages.
+    """
+    neck = dict(type="FPN", in_channels=list(new), out_channels=DECODER_CHANNELS, num_outs=len(new))
+    yield Change(("model", "neck"), None, neck, "takes the place of the old backbone's decoder")
+    for key, node in model.items():
+        for path, head in _nodes(key, node) if key not in NOT_CONSUMERS else ():
+            index = head.get("in_index", -1)
+            if not isinstance(index, int) or "in_channels" not in head:
+                continue
+            level = max(strides[index], 4).bit_length() - 3  # stride 4 -> 0, 8 -> 1
+            found = dict(in_index=level, in_channels=DECODER_CHANNELS)
+            for entry, value in found.items():
+                if head.get(entry) != value:
+                    why = f"reads the pyramid at stride {4 * 2**level}"
+                    yield Change(("model", *path, entry), head.get(entry), value, why)
 
 
 def _nodes(key: str, node: object) -> list[tuple[Path, Mapping]]:

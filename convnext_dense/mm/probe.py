@@ -54,6 +54,8 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
         raise RefusedError(f"{kind} returns {_describe(out)}, not a tuple of maps (N, C, H, W)")
     if any(m.shape[0] != 1 for m in maps):
         raise RefusedError(f"{kind} returns {maps[0].shape[0]} maps for one image (parallel branches)")
+    if any(isinstance(m, nn.Conv2d) and min(m.stride) >= 16 for m in model.modules()):
+        raise RefusedError(f"{kind} cuts the image into patches of 16 pixels or more at once: no pyramid")
     if _count_in_training(model, in_channels) not in (None, len(maps)):
         raise RefusedError(f"{kind} returns other things in training than in testing")
     strides = tuple(round(SIZE / m.shape[2]) for m in maps)
@@ -116,6 +118,11 @@ def is_dilated(model: nn.Module) -> bool:
     )
 
 
+def has_decoder(levels: Levels) -> bool:
+    """Whether a backbone returns the levels of a decoder of its own, from coarse to fine (U-Net)."""
+    return len(levels.strides) > 1 and list(levels.strides) == sorted(set(levels.strides), reverse=True)
+
+
 def choose_stages(levels: Levels) -> Stages:
     """The stages of a ConvNeXt that stand in for each level.
 
@@ -125,6 +132,8 @@ def choose_stages(levels: Levels) -> Stages:
     Raises:
         RefusedError: levels that no ConvNeXt has.
     """
+    if has_decoder(levels):
+        return Stages(tuple(range(len(STRIDES))), 32)
     strides = levels.strides
     if any(stride not in STRIDES for stride in strides):
         wrong = [stride for stride in strides if stride not in STRIDES]

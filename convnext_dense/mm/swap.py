@@ -9,8 +9,8 @@ from mmengine.registry import init_default_scope
 
 from convnext_dense.archs import resolve_arch
 from convnext_dense.layer_decay import DecayType
-from convnext_dense.mm.consumers import Change, Path, consumer_changes
-from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, passed_on, probe
+from convnext_dense.mm.consumers import Change, Path, consumer_changes, decoder_changes
+from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, has_decoder, passed_on, probe
 from convnext_dense.paper import WEIGHTS
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
@@ -90,7 +90,7 @@ def swap_backbone(
     channels = tuple(dims[i] for i in stages.out_indices)
     changes = [
         Change(("model", "backbone"), backbone, new_backbone(cfg, arch, stages, pretrained), _levels(levels)),
-        *consumer_changes(cfg.model, levels.channels, channels, passed_on(cfg.model.get("neck"), levels)),
+        *_reader_changes(cfg.model, levels, channels),
         *_preprocessor_changes(cfg.model),
         *_weight_changes(cfg),
         *([] if keep_optim else _optimizer_changes(cfg, arch, amp)),
@@ -99,6 +99,16 @@ def swap_backbone(
     for change in changes:
         put(new, change.path, copy.deepcopy(change.new))
     return Swap(new, tuple(changes), levels, stages)
+
+
+def _reader_changes(model: Mapping, levels: Levels, channels: tuple[int, ...]) -> Iterator[Change]:
+    """Changes of whatever reads the backbone."""
+    if has_decoder(levels):
+        if model.get("neck"):
+            raise RefusedError("the old backbone has a decoder of its own, and a neck behind it")
+        return decoder_changes(model, levels.strides, channels)
+    passed = passed_on(model.get("neck"), levels)
+    return consumer_changes(model, levels.channels, channels, passed)
 
 
 def put(cfg: Config, path: Path, value: object) -> None:

@@ -123,7 +123,9 @@ def _check_gradients(model: nn.Module) -> None:
 def synthetic_batch(scope: str, model: nn.Module, size: int) -> dict:
     """Two images of noise with annotations, as the data loader of that toolbox gives them."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(256, (3, size, size), generator=generator, dtype=torch.uint8) for _ in range(2)]
+    mean = getattr(model.data_preprocessor, "mean", None)
+    shape = (3 if mean is None else len(mean), size, size)
+    images = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(2)]
     make = {"mmseg": _segmentation, "mmpretrain": _classification}.get(scope, _detection)
     return dict(inputs=images, data_samples=[make(model, size, generator) for _ in images])
 

@@ -14,9 +14,9 @@ from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.speed import Level, arch_of, paper_shape, rival_rows, spread_boxes
 
 FIELDS = {
-    "kind", "contender", "ours", "row", "part", "pass", "height", "width", "batch", "dtype", "compiled", "device",
-    "threads", "versions", "repeats", "clock", "median_ms", "low_ms", "high_ms", "cpu_median_ms", "cpu_low_ms",
-    "cpu_high_ms", "images_per_second", "ratio", "kept_bytes", "peak_bytes", "time",
+    "kind", "contender", "ours", "row", "part", "pass", "height", "width", "batch", "dtype", "compiled",
+    "device", "threads", "versions", "repeats", "clock", "median_ms", "low_ms", "high_ms", "cpu_median_ms",
+    "cpu_low_ms", "cpu_high_ms", "images_per_second", "ratio", "kept_bytes", "peak_bytes", "time",
 }  # fmt: skip
 
 

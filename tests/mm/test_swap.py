@@ -36,6 +36,7 @@ ATTO = ARCHS["atto"].dims
         ((4, 8, 16, 16), True, Stages((0, 1, 2, 3), 16)),  # DeepLab at stride 16
         ((8,), True, Stages((3,), 8)),
         ((16,), True, Stages((3,), 16)),  # DETR-DC5
+        ((16, 8, 4, 2, 1), False, Stages((0, 1, 2, 3), 32)),  # U-Net's decoder
         ((8, 16), True, Stages((1, 3), 16)),  # SSD's VGG, whose last layers are dilated
     ],
 )
@@ -48,7 +49,7 @@ def test_stages_follow_the_strides(strides, dilated, expected):
     [
         ((1, 4, 8), False, r"levels of stride \[1\]; ConvNeXt has"),
         ((16, 16, 16, 16), False, "which repeat without dilation: no pyramid"),
-        ((8, 4), False, "rise from one stage to the next"),
+        ((8, 16, 8), False, "rise from one stage to the next"),
         ((4, 4), True, "ConvNeXt would have"),
     ],
 )

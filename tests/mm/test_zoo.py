@@ -12,13 +12,13 @@ SAMPLE = (
     "mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py",  # regions out of a dilated backbone, no neck
     "mmseg::fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024.py",  # a neck that passes levels on
     "mmdet::yolo/yolov3_d53_8xb8-ms-416-273e_coco.py",  # levels from the deepest
-    "mmdet::yolox/yolox_s_8xb8-300e_coco.py",
     "mmdet::detr/detr_r50_8xb2-150e_coco.py",
     "mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py",
     "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
     "mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",  # stride 8
     "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py",  # a second, finer level
     "mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py",  # heads in a cascade
+    "mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",  # a decoder of its own
     "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
 )
 
@@ -33,8 +33,8 @@ def test_a_sample_of_the_zoo_passes(name):
     ("name", "words"),
     [
         ("mmdet::detectors/detectors_htc-r50_1x_coco.py", "RFP"),
-        ("mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py", "levels of stride"),
-        ("mmseg::setr/setr_vit-l_naive_8xb1-80k_cityscapes-768x768.py", "no pyramid"),
+        ("mmseg::cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py", "levels of stride"),
+        ("mmseg::setr/setr_vit-l_naive_8xb1-80k_cityscapes-768x768.py", "at once: no pyramid"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, words):

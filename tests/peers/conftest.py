@@ -1,23 +1,3 @@
-"""timm imports torchvision, whose wheel is built for CUDA; beside a CPU torch its compiled ops are not there.
+"""Everything here may import timm."""
 
-Only the registration of their stand-ins fails, and no ConvNeXt uses them.
-"""
-
-import torch
-
-_register_fake = torch.library.register_fake
-
-
-def _skip_missing(op, *args, **kwargs):
-    if isinstance(op, str) and op.startswith("torchvision::"):
-        return lambda function: function
-    return _register_fake(op, *args, **kwargs)
-
-
-torch.library.register_fake = _skip_missing
-try:
-    import torchvision  # noqa: F401
-except ImportError:
-    pass
-finally:
-    torch.library.register_fake = _register_fake
+import torchvision_shim  # noqa: F401
