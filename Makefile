@@ -65,7 +65,7 @@ peers: $(PEERS)/.installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_fetch.py tests/test_reading.py
 
 zoo: $(RUNTIME)
-	$(PY) -m pip install --disable-pip-version-check -q scikit-image
+	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/zoo.py
 
 doctor: $(RUNTIME)

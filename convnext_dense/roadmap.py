@@ -299,7 +299,9 @@ def block_convs(step: Step, c_in: int, width: int, stride: int) -> tuple[Conv, C
 def _stage(step: Step, index: int, rates: Sequence[float], layer_scale_init_value: float) -> nn.Sequential:
     width = step.widths[index]
     if step.separate_downsampling:
-        return nn.Sequential(*(Block(width, rate, layer_scale_init_value) for rate in rates))
+        # plain, as autograd treats every other step: the lean path would hide what the step costs
+        blocks = (Block(width, rate, layer_scale_init_value, memory="plain") for rate in rates)
+        return nn.Sequential(*blocks)
     c_in = step.width if index == 0 else step.dims[index - 1]
     first = ResidualBlock(step, c_in, width, 1 if index == 0 else 2, rates[0])
     others = (ResidualBlock(step, step.dims[index], width, 1, rate) for rate in rates[1:])

@@ -90,17 +90,17 @@ def kept_bytes(forward: Callable[[], object], there: Iterable[Tensor]) -> int:
         there: weights, buffers and inputs, which are there anyway and do not count.
     """
     known = {tensor.untyped_storage()._cdata for tensor in there}
-    kept: dict[int, Tensor] = {}  # holds the tensors, so that no storage is used twice
+    kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in known:
-            kept[storage] = tensor
-        return tensor
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage
+        return tensor.detach()  # with its history it would keep itself alive
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def saved_bytes(module: nn.Module, image: Tensor) -> int:

@@ -3,6 +3,7 @@
 complexity  parameters and multiply-accumulates, counted on the meta device
 accuracy    AP or mIoU by the published test protocol; every measurement is a line in results/accuracy.jsonl
 report      one page of HTML about a run: recipe, curves, figures, best and worst predictions
+speed       time and memory of inference and of a training step, beside the peers
 """
 
 import argparse
@@ -16,6 +17,7 @@ from convnext_dense.mm.complexity import compare, countable_rows
 from convnext_dense.mm.errors import UserError, explain, one_line_errors
 from convnext_dense.mm.inventory import LeftOut, checkpoint_folders, jobs_on_disk, single_job
 from convnext_dense.mm.run_report import write_report
+from convnext_dense.mm.speed_command import add_speed
 from convnext_dense.results import append_record, find_record, format_comparison, read_records
 
 
@@ -27,6 +29,7 @@ def main() -> None:
     add_complexity(subcommands)
     add_accuracy(subcommands)
     add_report(subcommands)
+    add_speed(subcommands)
     args = parser.parse_args()
     with one_line_errors():
         args.run(args)

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["lean"],
         metavar="LEVEL",
-        help="of our training: plain, lean, leaner; +cp behind it recomputes blocks, +cp01 those of two stages",
+        help="of our training: plain, lean, leaner; lean+cp recomputes all blocks, lean+cp01 two stages'",
     )
     add(
         "--device",

@@ -130,6 +130,8 @@ def _checked_backbone(cfg: Config) -> Mapping:
         inner = [key for key, value in parts if isinstance(value, Mapping) and "backbone" in value]
         where = f" (there is one in model.{inner[0]}: a model around a model)" if inner else ""
         raise RefusedError(f"the config has no model.backbone{where}")
+    if "Track" in str((model.get("data_preprocessor") or {}).get("type")):
+        raise RefusedError("the model reads clips of video, not single images")
     if "language_model" in model or "text_encoder" in model:
         raise RefusedError("the model reads text as well: its backbone was trained together with words")
     if any("rfp_backbone" in neck for neck in _dicts(model.get("neck"))):

@@ -18,7 +18,9 @@ OTHER_BACKBONES = ("-", "VisionTransformer", "BEiT", "MAE", "VPD")
 
 def eligible(verdict: Verdict) -> bool:
     """Whether a structure has a 2-D convolutional or Swin-like backbone that sees an image alone."""
-    return verdict.backbone not in OTHER_BACKBONES and "reads text" not in verdict.reason
+    return verdict.backbone not in OTHER_BACKBONES and not any(
+        words in verdict.reason for words in ("reads text", "clips of video", "patches of 16 pixels")
+    )
 
 
 def pass_rate(verdicts: Sequence[Verdict]) -> tuple[int, int]:

@@ -201,6 +201,7 @@ def test_the_optimizer_stays_when_asked_and_adam_keeps_its_rate():
     [
         (lambda cfg: cfg.model.pop("backbone"), "the config has no model.backbone"),
         (lambda cfg: cfg.model.update(language_model=dict(type="BertModel")), "reads text as well"),
+        (lambda cfg: cfg.model.data_preprocessor.update(type="TrackDataPreprocessor"), "clips of video"),
         (lambda cfg: cfg.model.neck.update(rfp_backbone=dict()), "feeds back into the backbone"),
         (
             lambda cfg: cfg.model.update(roi_head=dict(shared_head=dict(type="ResLayer"))),
