@@ -37,7 +37,7 @@ def write_docs(args: argparse.Namespace) -> None:
     """The page and the JSON from one record or several, ``LABEL=FILE``."""
     named = dict(item.split("=", 1) for item in args.docs)
     surveys = {label: sorted(read_verdicts(Path(file))) for label, file in named.items()}
-    write_text("docs/zoo.md", survey_page(surveys))
+    write_text("docs/zoo.md", survey_page(surveys, args.note))
     write_json("docs/zoo.json", {label: [v._asdict() for v in found] for label, found in surveys.items()})
 
 
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--docs", nargs="+", metavar="LABEL=FILE", help="write docs/zoo.md and docs/zoo.json from records"
     )
+    parser.add_argument("--note", default="", help="a sentence for the page: how the records came about")
     args = parser.parse_args()
     (write_docs if args.docs else survey)(args)
 

@@ -29,11 +29,12 @@ def pass_rate(verdicts: Sequence[Verdict]) -> tuple[int, int]:
     return sum(v.outcome == "passes" for v in able), len(able)
 
 
-def survey_page(surveys: Mapping[str, Sequence[Verdict]]) -> str:
+def survey_page(surveys: Mapping[str, Sequence[Verdict]], note: str = "") -> str:
     """The page, from the verdicts of one or several sets of ops.
 
     Args:
         surveys: label such as ``compiled ops`` -> verdicts; reasons are listed for the first.
+        note: how the records came about, where that is not as told.
     """
     label, verdicts = next(iter(surveys.items()))
     versions = f"mmdet {mmdet.__version__}, mmseg {mmseg.__version__}, mmengine {mmengine.__version__}"
@@ -45,6 +46,7 @@ def survey_page(surveys: Mapping[str, Sequence[Verdict]]) -> str:
         "swapped for a ConvNeXt (`atto`: the structure is what is tried) as `tools/swap_backbone.py` does, "
         "and the result built, trained for one step and asked for a prediction, on the CPU. Models that are "
         f"equal after the swap were tried once. torch {torch.__version__}. Again: `make zoo`.",
+        note,
         _count_table(surveys),
         _rates(surveys),
         f"`fails as it is`: the config fails here with its own backbone, too. Reasons, with {label}:",
