@@ -18,7 +18,15 @@ from torch import nn
 
 from convnext_dense.complexity import Complexity, count_macs, count_params
 from convnext_dense.roadmap import STEPS, Roadmap, Step
-from convnext_dense.speed import MIB, Size, device_name, saved_bytes, time_interleaved
+from convnext_dense.speed import (
+    MIB,
+    Size,
+    saved_bytes,
+    time_interleaved,
+)
+from convnext_dense.speed_records import (
+    device_name,
+)
 
 ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
 PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs

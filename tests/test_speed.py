@@ -23,16 +23,18 @@ from convnext_dense.speed import (
     Subject,
     backbone_loss,
     backbone_subject,
-    best_other,
-    format_records,
     kept_bytes,
-    measure,
     peak_bytes,
-    record_of,
     saved_bytes,
     time_interleaved,
     time_once,
     training_step,
+)
+from convnext_dense.speed_records import (
+    best_other,
+    format_records,
+    measure,
+    record_of,
 )
 
 MICRO = Arch((1, 1, 2, 1), (8, 16, 24, 32))

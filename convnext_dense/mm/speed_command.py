@@ -19,9 +19,11 @@ from convnext_dense.speed import (
     REPEATS,
     Conditions,
     Subject,
+    warm_ups,
+)
+from convnext_dense.speed_records import (
     format_records,
     measure,
-    warm_ups,
 )
 
 
