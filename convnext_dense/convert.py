@@ -15,8 +15,8 @@ from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError
 from convnext_dense.files import replacing
 from convnext_dense.isotropic import IsotropicConvNeXt
+from convnext_dense.optional import optional
 from convnext_dense.peers import stage_maps
-from convnext_dense.reading import optional
 from convnext_dense.rename import EXPORTS, Layout, export_names
 
 Target = Literal["facebook", "timm", "torchvision", "hf", "mmpretrain"]

@@ -3,8 +3,7 @@
 mmpretrain's is in :mod:`convnext_dense.mm.peers`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convnext_dense.archs import ARCHS, Arch
-from convnext_dense.reading import optional
+from convnext_dense.optional import optional
 
 # Where each library keeps the four stages.
 _STAGES = (
@@ -134,36 +133,8 @@ def timm_levels(arch: Arch) -> nn.Module:
     Raises:
         CheckpointError: timm is not installed.
     """
-    with without_compiled_torchvision():
-        timm = optional("timm", "timm's ConvNeXt")
+    timm = optional("timm", "timm's ConvNeXt")
     return timm.create_model("convnext_tiny", features_only=True, depths=arch.depths, dims=arch.dims)
-
-
-@contextmanager
-def without_compiled_torchvision() -> Iterator[None]:
-    """Import what imports torchvision also where its wheel does not fit this build of torch.
-
-    A wheel for CUDA beside a torch without it has none of its operators; only the registration of
-    their stand-ins then fails, and no ConvNeXt uses them.
-    """
-    register = torch.library.register_fake
-
-    def careful(op, *args, **kwargs):
-        decorate = register(op, *args, **kwargs)
-
-        def decorator(function):
-            try:
-                return decorate(function)
-            except RuntimeError:
-                return function
-
-        return decorator
-
-    torch.library.register_fake = careful
-    try:
-        yield
-    finally:
-        torch.library.register_fake = register
 
 
 LEVELS: dict[str, Callable[[Arch], nn.Module]] = {"facebook": PaperConvNeXt, "timm": timm_levels}

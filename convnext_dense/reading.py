@@ -5,18 +5,17 @@ What a file is follows from its first bytes, not from its name. Files of
 """
 
 import contextlib
-import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from convnext_dense import pickled
 from convnext_dense.errors import CheckpointError, reason
+from convnext_dense.optional import optional
 
 # Keys under which training scripts put the state dict, in the order in which they are looked for.
 PLAIN = ("model", "state_dict", "module", "net", "teacher")
@@ -155,22 +154,6 @@ def clean_keys(content: Mapping) -> dict[str, Tensor]:
             raise CheckpointError(f"holds {name} twice, with and without a prefix such as `module.`")
         state[name] = value
     return state
-
-
-def optional(name: str, purpose: str, package: str | None = None) -> ModuleType:
-    """An optional module; one that is installed but broken counts as absent.
-
-    Raises:
-        CheckpointError: absent; the message has the command that installs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError) as error:
-        broken = "" if isinstance(error, ModuleNotFoundError) else f" (it is broken: {reason(error)})"
-        raise CheckpointError(
-            f"{purpose} needs {name.partition('.')[0]}{broken}; "
-            f"pip install {package or name.partition('.')[0]}"
-        ) from None
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -4,8 +4,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from convnext_dense.archs import Arch
-from convnext_dense.peers import without_compiled_torchvision
-from convnext_dense.reading import optional
+from convnext_dense.optional import optional
 
 
 def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
@@ -14,8 +13,7 @@ def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
     Raises:
         CheckpointError: mmpretrain is not installed.
     """
-    with without_compiled_torchvision():
-        optional("mmpretrain.models", "mmpretrain's ConvNeXt")
+    optional("mmpretrain.models", "mmpretrain's ConvNeXt")
     from mmpretrain.registry import MODELS
 
     init_default_scope("mmpretrain")

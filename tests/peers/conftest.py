@@ -1,3 +1,8 @@
-"""Everything here may import timm."""
+"""Everything here may import timm, and that torchvision."""
 
-import torchvision_shim  # noqa: F401
+import contextlib
+
+from convnext_dense.optional import without_compiled_torchvision
+
+with without_compiled_torchvision(), contextlib.suppress(ImportError):
+    import torchvision  # noqa: F401

@@ -1,0 +1,54 @@
+"""Packages that are used where they are installed: one gate for all of them."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+
+from convnext_dense.errors import CheckpointError, reason
+
+
+def optional(name: str, purpose: str, package: str | None = None) -> ModuleType:
+    """An optional module; one that is installed but broken counts as absent.
+
+    Raises:
+        CheckpointError: absent; the message has the command that installs it.
+    """
+    try:
+        with without_compiled_torchvision():
+            return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        broken = "" if isinstance(error, ModuleNotFoundError) else f" (it is broken: {reason(error)})"
+        raise CheckpointError(
+            f"{purpose} needs {name.partition('.')[0]}{broken}; "
+            f"pip install {package or name.partition('.')[0]}"
+        ) from None
+
+
+@contextmanager
+def without_compiled_torchvision() -> Iterator[None]:
+    """Import what imports torchvision also where its wheel does not fit this build of torch.
+
+    A wheel for CUDA beside a torch without it has none of its operators; only the registration of
+    their stand-ins then fails, and no ConvNeXt uses them.
+    """
+    register = torch.library.register_fake
+
+    def careful(op, *args, **kwargs):
+        decorate = register(op, *args, **kwargs)
+
+        def decorator(function):
+            try:
+                return decorate(function)
+            except RuntimeError:
+                return function
+
+        return decorator
+
+    torch.library.register_fake = careful
+    try:
+        yield
+    finally:
+        torch.library.register_fake = register
