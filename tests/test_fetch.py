@@ -338,11 +338,13 @@ def test_ctrl_c_leaves_the_partial_file_and_nothing_else(server, tmp_path):
     process = python(f"from convnext_dense.fetch import fetch; fetch('{server.url}/w.pth')", tmp_path)
     cache = tmp_path / "hub/checkpoints"
     deadline = time.monotonic() + 60
-    while not (list(cache.glob("*")) and server.requests) and time.monotonic() < deadline:
+    while not any(path.stat().st_size for path in cache.glob("*.partial")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.3)
+    time.sleep(0.3)  # half of the file is there, and the process waits for the rest
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    _, said = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in said
+    assert len(names(cache)) == 1, names(cache)
     (left,) = names(cache)
     assert left.endswith(".partial") and 0 < (cache / left).stat().st_size <= len(BODY) // 2
     server.requests.clear()
