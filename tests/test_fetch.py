@@ -335,7 +335,13 @@ def test_processes_that_want_one_file_all_get_it_whole(server, tmp_path):
 def test_ctrl_c_leaves_the_partial_file_and_nothing_else(server, tmp_path):
     server.files["/w.pth"] = BODY
     server.faults = ["stall"]
-    process = python(f"from convnext_dense.fetch import fetch; fetch('{server.url}/w.pth')", tmp_path)
+    code = f"""
+        import signal
+        from convnext_dense.fetch import fetch
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        fetch("{server.url}/w.pth")
+    """
+    process = python(code, tmp_path)
     cache = tmp_path / "hub/checkpoints"
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size for path in cache.glob("*.partial")) and time.monotonic() < deadline:
