@@ -44,8 +44,10 @@ def transformers_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module
     Raises:
         CheckpointError: transformers is not installed.
     """
-    library = optional("transformers", "transformers' ConvNeXt")
     family = "ConvNextV2" if use_grn else "ConvNext"
+    # the module itself: the package's own names are imported only when they are asked for
+    name = f"transformers.models.{family.lower()}.modeling_{family.lower()}"
+    library = optional(name, "transformers' ConvNeXt")
     config = getattr(library, f"{family}Config")(
         depths=list(arch.depths), hidden_sizes=list(arch.dims), num_labels=max(num_classes, 1)
     )
