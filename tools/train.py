@@ -4,8 +4,10 @@ import argparse
 
 from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.runtime import training_runner
 from convnext_dense.mm.settings import LOGS
+from convnext_dense.mm.training import TrainOptions, training_runner
+
+OWN = ("resume", "amp", "pretrained", "seed", "ema", "keep", "save_best", "checkpoint_minutes")
 
 
 def main() -> None:
@@ -30,13 +32,46 @@ def main() -> None:
         "--log", choices=tuple(LOGS), help="log there, too (TensorBoard files are always written)"
     )
     parser.add_argument("--seed", type=int, help="of every random number generator")
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument(
+        "--scale-lr",
+        dest="batch",
+        action="store_const",
+        const="scale_lr",
+        help="scale the learning rate to the batch that fits (default: accumulate the recipe's batch)",
+    )
+    batch.add_argument(
+        "--no-accumulate",
+        dest="batch",
+        action="store_const",
+        const="as_is",
+        help="one batch a step at the recipe's learning rate",
+    )
+    parser.add_argument(
+        "--ema",
+        nargs="?",
+        type=float,
+        const=1e-4,
+        metavar="MOMENTUM",
+        help="average the weights; the average is evaluated and saved (momentum: 0.0001)",
+    )
+    parser.add_argument("--keep", type=int, metavar="K", help="keep the last K regular checkpoints")
+    parser.add_argument(
+        "--save-best", metavar="METRIC", help="keep the best checkpoint, too, by e.g. mIoU or coco/bbox_mAP"
+    )
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=30,
+        metavar="M",
+        help="longest time without a checkpoint (default: 30; 0: the config's alone)",
+    )
     add_compile_argument(parser)
     args = parser.parse_args()
     with one_line_errors():
-        runner = training_runner(
-            args.config, common_options(args), args.resume, args.amp, args.pretrained, args.seed
-        )
-        runner.train()
+        own = {name: getattr(args, name) for name in OWN}
+        options = TrainOptions(**vars(common_options(args)), batch=args.batch or "accumulate", **own)
+        training_runner(args.config, options).train()
 
 
 if __name__ == "__main__":

@@ -83,6 +83,20 @@ def read_checkpoint(source: str | Path) -> dict:
     return checkpoint
 
 
+def read_position(path: str | Path) -> dict | None:
+    """``meta`` of a training checkpoint without reading its tensors; ``None`` if it holds no optimizer.
+
+    Raises:
+        CheckpointError: truncated, or no checkpoint.
+    """
+    try:
+        with _allow_mmengine():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return checkpoint["meta"] if "optimizer" in checkpoint else None
+    except Exception as error:  # torch raises many types for a damaged file
+        raise CheckpointError(f"cannot load {path}: {reason(error)}") from error
+
+
 def load_model(model: nn.Module, source: str) -> dict:
     """Load a whole detector or segmentor exactly and return the checkpoint's ``meta``.
 

@@ -5,7 +5,8 @@ from typing import get_args
 
 from mmengine.config import DictAction
 
-from convnext_dense.mm.runtime import Launcher, Options
+from convnext_dense.mm.processes import Launcher
+from convnext_dense.mm.runtime import Options
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

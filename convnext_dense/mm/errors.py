@@ -2,11 +2,13 @@
 
 import contextlib
 import difflib
+import errno
 import re
 import sys
 import urllib.error
 from collections.abc import Iterator
 
+import torch
 from mmengine import registry
 
 from convnext_dense.errors import CheckpointError
@@ -14,6 +16,10 @@ from convnext_dense.mm.data import DatasetNotFoundError
 
 CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
 _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:. ]+?) registry")
+
+# gloo and nccl, when the process at the other end is gone
+_PEER_GONE = re.compile(r"connection (closed|reset) by peer|remote process exited|broken pipe", re.IGNORECASE)
+_WORKER_KILLED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly)")
 
 # their ValueErrors are about config entries (arch, out_indices, decay_type ...), not about bugs
 _CHECKING_MODULES = tuple(
@@ -34,6 +40,20 @@ def explain(error: BaseException) -> str | None:
         return f"cannot download weights ({error}); give --pretrained PATH or --pretrained none"
     if isinstance(error, ValueError) and _raising_module(error) in _CHECKING_MODULES:
         return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full: lower train_dataloader.batch_size (gradients are accumulated to the "
+            "recipe's batch), or set model.backbone.memory=leaner or model.backbone.with_cp=True"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left to write {error.filename or 'a log'}: free space and go on with --resume"
+    if isinstance(error, RuntimeError) and _PEER_GONE.search(str(error)):
+        return "another process of this job ended, see its own message; start again with --resume to go on"
+    if isinstance(error, RuntimeError) and _WORKER_KILLED.search(str(error)):
+        return (
+            "a process that loads data was killed, most likely because the memory is full: lower "
+            "train_dataloader.num_workers and go on with --resume"
+        )
     if match := _NOT_REGISTERED.search(str(error)):
         return _unregistered(match["name"], match["registry"])
     return None

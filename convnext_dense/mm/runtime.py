@@ -1,35 +1,29 @@
 """From a config and a few options to a running mmengine ``Runner``."""
 
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-import torch
-from mmengine import dist
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.device import utils as mmengine_device
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import nn
 
 from convnext_dense.compiling import compile_in_place
 from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.data import check_data, set_data_root
 from convnext_dense.mm.errors import UserError
-from convnext_dense.mm.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.hooks import FuseHook
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.own_data import set_own_data
-from convnext_dense.mm.settings import set_amp, set_backends, set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.processes import Launcher, select_device, start_processes
+from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.tta import set_tta
 from convnext_dense.mm.windows import bound_predictions
 from convnext_dense.recipes import config_path
-
-Launcher = Literal["none", "pytorch", "slurm"]
 
 # mmengine opens with several hundred lines of these, which only the log file needs
 _LOG_FILE_ONLY = (
@@ -72,6 +66,8 @@ class DenseRunner(Runner):
         while hasattr(model, "module"):  # below the wrappers of distributed and augmented testing
             model = model.module
         checkpoint = read_checkpoint(filename) if self._resume else read_weights(filename)
+        if self._resume:
+            checkpoint["meta"]["seed"] = self.seed  # decided before the data was dealt out by it
         checkpoint["state_dict"] = whole_model_state(model, checkpoint["state_dict"], filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
@@ -123,63 +119,6 @@ def _zoo_config(source: str) -> Config:
         ) from None
 
 
-def start_processes(cfg: Config, launcher: Launcher) -> int:
-    """Join the process group that ``launcher`` describes; the number of processes.
-
-    mmengine selects a CUDA device whatever the backend, so without CUDA the group
-    is opened here, with gloo instead of nccl.
-
-    Raises:
-        UserError: an unknown launcher, or the launcher's environment is not there.
-    """
-    if launcher not in get_args(Launcher):
-        raise UserError(f"launcher={launcher!r}; use one of {get_args(Launcher)}")
-    cfg.launcher = launcher
-    if launcher == "none":
-        return 1
-    needed = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
-    if needed not in os.environ:
-        command = {"pytorch": "torchrun --nproc_per_node=N", "slurm": "srun"}[launcher]
-        raise UserError(f"--launcher {launcher} needs ${needed}: start with `{command} tools/train.py ...`")
-    dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict(backend="nccl"))
-    if not torch.cuda.is_available():
-        dist_cfg["backend"] = "gloo"
-        if launcher == "pytorch" and not dist.is_distributed():
-            torch.distributed.init_process_group("gloo")
-        # device_ids must stay empty on the CPU; the runner would fill in the local rank
-        cfg.setdefault(
-            "model_wrapper_cfg", ConfigDict(type="MMDistributedDataParallel", broadcast_buffers=False)
-        )
-        cfg.model_wrapper_cfg.update(
-            device_ids=None, find_unused_parameters=cfg.get("find_unused_parameters", False)
-        )
-    elif not dist.is_distributed():
-        dist.init_dist(launcher, **dist_cfg)
-    return dist.get_world_size() if dist.is_distributed() else int(os.environ.get("SLURM_NTASKS", 1))
-
-
-def select_device(name: str | None) -> None:
-    """Make mmengine use ``name`` where it would choose by itself.
-
-    Raises:
-        UserError: a device that this torch does not have.
-    """
-    if name is None:
-        return
-    kind, _, index = name.partition(":")
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not available.get(kind):
-        found = [known for known, usable in available.items() if usable]
-        raise UserError(f"--device {name}: not there with torch {torch.__version__}; use one of {found}")
-    mmengine_device.DEVICE = kind  # what get_device() returns
-    if index:
-        torch.cuda.set_device(int(index))
-
-
 @dataclass(frozen=True)
 class Options:
     """What the command lines of ``tools/train.py`` and ``tools/test.py`` share.
@@ -220,70 +159,6 @@ def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
     cfg.runner_type = "DenseRunner"
     set_backends(cfg, options.log)
     return cfg, [note for note in [set_plain_batch_norm(cfg, world_size, get_device())] if note]
-
-
-def resume_point(cfg: Config, resume: str | None) -> tuple[str | None, str | None]:
-    """Checkpoint to resume from and the line to tell: ``"auto"`` means the newest of the work folder.
-
-    Raises:
-        UserError: the given file does not exist.
-    """
-    if resume is None:
-        return None, None
-    if resume != "auto":
-        if not Path(resume).is_file():
-            raise UserError(f"--resume: no checkpoint at {resume}")
-        return resume, f"resuming from {resume}"
-    found = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
-    if found is None:
-        return None, f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning"
-    return found, f"resuming from {found}"
-
-
-def training_runner(
-    source: str,
-    options: Options,
-    resume: str | None = None,
-    amp: bool | None = None,
-    pretrained: str | None = None,
-    seed: int | None = None,
-) -> Runner:
-    """A runner ready for ``train()``, after printing what matters about the run.
-
-    Args:
-        source: config path or recipe name.
-        options: shared options.
-        resume: ``"auto"`` for the newest checkpoint of the work folder, or a path.
-        amp: mixed precision on or off; ``None`` as the recipe has it.
-        pretrained: backbone weights (path or URL), ``"none"`` for random ones.
-        seed: of every random number generator; ``None`` draws one.
-
-    Raises:
-        UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
-    """
-    cfg, notes = open_config(source, options)
-    check_data(cfg)
-    notes += set_own_data(cfg, options.classes)
-    checkpoint, resume_note = resume_point(cfg, resume)
-    if checkpoint:
-        cfg.resume, cfg.load_from = True, checkpoint
-        pretrained = pretrained or "none"  # the checkpoint replaces all weights, so none are fetched
-        notes.append(resume_note)
-        set_pretrained(cfg, pretrained)
-    else:
-        cfg.resume = False
-        notes += [resume_note, set_pretrained(cfg, pretrained)]
-    notes.append(set_amp(cfg, amp, get_device()))
-    if seed is not None:
-        cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
-    runner = RUNNERS.build(cfg)
-    runner.register_hook(LoaderHook())
-    runner.register_hook(FuseHook())  # of the evaluations between
-    if options.compile:
-        notes.append(compile_backbone(runner.model))
-    for line in [*run_summary(cfg, runner.world_size), *filter(None, notes)]:
-        runner.logger.info(line)
-    return runner
 
 
 def testing_runner(
@@ -334,19 +209,3 @@ def compile_backbone(model: nn.Module) -> str:
     fixed_size = hasattr(model, "decode_head")  # segmentors see crops and windows of one size
     compile_in_place(model.backbone, dynamic=None if fixed_size else True)
     return "backbone: torch.compile at its first image, which takes a minute or more"
-
-
-def run_summary(cfg: Config, world_size: int) -> list[str]:
-    """Recipe, batch against the recipe's, device and op backend, one line each."""
-    per_step = cfg.train_dataloader.batch_size * world_size
-    recipe = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
-    batch = f"{per_step} images per step ({world_size} x {cfg.train_dataloader.batch_size})"
-    if recipe and recipe != per_step:
-        batch += f"; the recipe's learning rate belongs to {recipe}"
-    lr = cfg.optim_wrapper.optimizer.get("lr")
-    threads = f", {torch.get_num_threads()} threads" if get_device() == "cpu" else ""
-    return [
-        f"recipe: {cfg.filename}",
-        f"batch: {batch}; learning rate {lr}",
-        f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops()}",
-    ]

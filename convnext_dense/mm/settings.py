@@ -6,10 +6,16 @@ Each function changes ``cfg`` in place and returns the line to tell the user, or
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, get_args
 
 from mmengine.config import Config, ConfigDict
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.loops import STEP_LOOPS
+
+BatchRule = Literal["accumulate", "scale_lr", "as_is"]
 
 
 def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
@@ -60,6 +66,98 @@ def _rename_norms(node: object) -> int:
             node["type"] = "BN"
         return found + sum(_rename_norms(value) for value in node.values())
     return sum(_rename_norms(value) for value in node) if isinstance(node, list | tuple) else 0
+
+
+def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> list[str]:
+    """Make a step of the recipe's images, or its learning rate that of the step, and count the run in steps.
+
+    Args:
+        cfg: changed in place; ``auto_scale_lr.base_batch_size`` is the recipe's batch.
+        world_size: processes, each with ``train_dataloader.batch_size`` images at a time.
+        rule: ``accumulate`` adds up the gradients of as many batches as come nearest to the recipe's,
+            ``scale_lr`` scales the learning rate with the batch, ``as_is`` does neither.
+
+    Returns:
+        lines to tell the user.
+
+    Raises:
+        UserError: another rule, or one that needs a base batch size where the config has none.
+    """
+    if rule not in get_args(BatchRule):
+        raise UserError(f"batch rule {rule!r}; use one of {get_args(BatchRule)}")
+    auto = cfg.get("auto_scale_lr") or {}
+    recipe, per_batch = auto.get("base_batch_size"), cfg.train_dataloader.batch_size * world_size
+    scaled = rule == "scale_lr" or auto.get("enable", False)
+    if scaled and not recipe:
+        raise UserError("--scale-lr needs auto_scale_lr.base_batch_size in the config: the rate's own batch")
+    own = cfg.optim_wrapper.get("accumulative_counts", 1) > 1  # the config counts batches, and knows it
+    accumulate = batches_of_step(recipe, per_batch) if rule == "accumulate" and not scaled and not own else 1
+    loop = cfg.train_cfg.get("type") or (
+        "EpochBasedTrainLoop" if cfg.train_cfg.get("by_epoch") else "IterBasedTrainLoop"
+    )
+    if loop not in STEP_LOOPS:
+        return [f"{loop} is not one of {', '.join(STEP_LOOPS)}: no accumulation, no resume inside an epoch"]
+    cfg.train_cfg.pop("by_epoch", None)
+    cfg.train_cfg.update(type=STEP_LOOPS[loop], accumulate=accumulate)
+    if scaled:
+        cfg.auto_scale_lr = ConfigDict(auto, enable=True)
+        return [f"learning rate x {per_batch / recipe:g}: {per_batch} images a step, {recipe} in the recipe"]
+    images = per_batch * accumulate
+    if recipe and images != recipe:
+        return [f"the recipe's learning rate belongs to {recipe} images, a step has {images}; see --scale-lr"]
+    if accumulate > 1:
+        return [f"gradients of {accumulate} batches make the recipe's {recipe} images (--no-accumulate: one)"]
+    return []
+
+
+def batches_of_step(recipe: int | None, per_batch: int) -> int:
+    """Batches of ``per_batch`` images that come nearest to the recipe's; 1 where it states none."""
+    return max(1, round(recipe / per_batch)) if recipe else 1
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether statistics of the batch are used in training; frozen norms use none."""
+    mode = model.training
+    found = any(isinstance(m, _BatchNorm) and m.training for m in model.train().modules())
+    model.train(mode)
+    return found
+
+
+def set_ema(cfg: Config, momentum: float | None) -> str | None:
+    """Average the weights over the steps; the average is evaluated, and is a checkpoint's ``state_dict``."""
+    if momentum is None:
+        return None
+    if not 0 < momentum < 1:
+        raise UserError(f"--ema {momentum}: a number between 0 and 1; 0.0001 averages about 10,000 steps")
+    hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] != "EMAHook"]
+    cfg["custom_hooks"] = [*hooks, ConfigDict(type="EMAHook", momentum=momentum)]
+    return f"weights averaged with momentum {momentum:g}; the average is evaluated and saved"
+
+
+def set_checkpoints(cfg: Config, keep: int | None, best: str | None, minutes: float) -> None:
+    """Checkpoints by :class:`convnext_dense.mm.keeper.CheckpointKeeper`.
+
+    Args:
+        cfg: changed in place.
+        keep: regular checkpoints to keep; ``None`` as the config has it.
+        best: metric whose best checkpoint is kept, too; ``None`` as the config has it.
+        minutes: longest time without a checkpoint, 0 for any.
+
+    Raises:
+        UserError: nothing would be kept.
+    """
+    if keep is not None and keep < 1:
+        raise UserError(f"--keep {keep}: at least one checkpoint has to stay")
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    hook = hooks.get("checkpoint") or ConfigDict(type="CheckpointHook", interval=1)
+    if hook["type"] != "CheckpointHook":
+        return
+    hook.update(type="CheckpointKeeper", minutes=minutes)
+    if keep is not None:
+        hook["max_keep_ckpts"] = keep
+    if best is not None:
+        hook["save_best"] = best
+    hooks["checkpoint"] = hook
 
 
 LOGS = {"wandb": ("WandbVisBackend", "wandb"), "mlflow": ("MLflowVisBackend", "mlflow")}

@@ -378,7 +378,7 @@ def test_another_log_joins_tensorboard(monkeypatch, log, backend):
 
 def test_training_logs_the_rate_of_every_layer(shapes, tmp_path):
     """Against the decay by hand: three stages of one block and one of three make layers 0 to 5."""
-    from convnext_dense.mm.runtime import training_runner
+    from convnext_dense.mm.training import TrainOptions, training_runner
 
     overrides = {
         "train_cfg.max_iters": 2,
@@ -389,8 +389,10 @@ def test_training_logs_the_rate_of_every_layer(shapes, tmp_path):
         "optim_wrapper.constructor": "LayerDecayOptimWrapperConstructor",
         "optim_wrapper.paramwise_cfg": dict(_delete_=True, decay_rate=0.5),
     }
-    options = Options(work_dir=str(tmp_path), data_root=str(shapes / "ade20k"), overrides=overrides)
-    training_runner(SEGMENTOR, options, seed=0).train()
+    options = TrainOptions(
+        work_dir=str(tmp_path), data_root=str(shapes / "ade20k"), overrides=overrides, seed=0
+    )
+    training_runner(SEGMENTOR, options).train()
     (path,) = tmp_path.glob("*/vis_data/scalars.json")
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert "loss" in records[0]

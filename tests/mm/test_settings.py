@@ -5,8 +5,19 @@ from mmengine.config import Config
 
 from convnext_dense.mm.data import DatasetNotFoundError, check_data, set_data_root
 from convnext_dense.mm.errors import UserError, explain, one_line_errors
-from convnext_dense.mm.runtime import load_config, run_summary, select_device, start_processes
-from convnext_dense.mm.settings import set_amp, set_backends, set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.processes import select_device, start_processes
+from convnext_dense.mm.runtime import load_config
+from convnext_dense.mm.settings import (
+    batches_of_step,
+    set_amp,
+    set_backends,
+    set_batch,
+    set_checkpoints,
+    set_ema,
+    set_plain_batch_norm,
+    set_pretrained,
+)
+from convnext_dense.mm.training import run_summary
 
 DATASET = dict(
     type="CocoDataset", data_root="data/coco/", ann_file="annotations/a.json", data_prefix=dict(img="train/")
@@ -113,12 +124,73 @@ def test_tensorboard_joins_the_backends_once():
     assert kinds == ["WandbVisBackend", "LocalVisBackend", "TensorboardVisBackend"]
 
 
-def test_the_summary_holds_the_batch_against_the_recipes():
-    text = "\n".join(run_summary(config(auto_scale_lr=dict(base_batch_size=16)), world_size=4))
-    assert "8 images per step (4 x 2); the recipe's learning rate belongs to 16" in text
-    assert "belongs" not in "\n".join(
-        run_summary(config(auto_scale_lr=dict(base_batch_size=8)), world_size=4)
-    )
+@pytest.mark.parametrize(
+    ("recipe", "per_batch", "batches"),
+    [(16, 16, 1), (16, 2, 8), (16, 8, 2), (16, 6, 3), (16, 64, 1), (16, 12, 1), (None, 2, 1)],
+)
+def test_a_step_has_as_many_batches_as_come_nearest_to_the_recipes(recipe, per_batch, batches):
+    assert batches_of_step(recipe, per_batch) == batches
+
+
+EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "world", "accumulate", "scaled", "told"),
+    [
+        ("accumulate", 8, 1, False, None),
+        ("accumulate", 1, 8, False, "8 batches make the recipe's 16 images"),
+        ("accumulate", 3, 3, False, "belongs to 16 images, a step has 18"),
+        ("accumulate", 16, 1, False, "a step has 32; see --scale-lr"),
+        ("scale_lr", 1, 1, True, "x 0.125: 2 images a step, 16 in the recipe"),
+        ("as_is", 1, 1, False, "a step has 2; see --scale-lr"),
+    ],
+)
+def test_the_batch_of_the_recipe_on_any_number_of_processes(rule, world, accumulate, scaled, told):
+    cfg = config(auto_scale_lr=dict(enable=False, base_batch_size=16), train_cfg=dict(EPOCHS))
+    notes = set_batch(cfg, world, rule)
+    assert cfg.train_cfg == dict(type="EpochStepLoop", max_epochs=3, accumulate=accumulate)
+    assert cfg.auto_scale_lr.enable == scaled
+    assert told in notes[0] if told else not notes
+    images = f"{2 * world * accumulate} images a step"
+    assert images in "\n".join(run_summary(cfg, world))
+
+
+def test_other_configs_keep_their_batch():
+    cfg = config(train_cfg=dict(by_epoch=False, max_iters=5))
+    assert set_batch(cfg, 1) == []
+    assert cfg.train_cfg == dict(type="IterStepLoop", max_iters=5, accumulate=1)
+    with pytest.raises(UserError, match="base_batch_size"):
+        set_batch(config(train_cfg=dict(EPOCHS)), 1, "scale_lr")
+    own = config(train_cfg=dict(EPOCHS), auto_scale_lr=dict(base_batch_size=16))
+    own.optim_wrapper.accumulative_counts = 4  # its schedule counts batches
+    set_batch(own, 1)
+    assert own.train_cfg.accumulate == 1
+    foreign = config(train_cfg=dict(type="TeacherLoop"), auto_scale_lr=dict(base_batch_size=16))
+    assert "TeacherLoop is not one of" in set_batch(foreign, 1)[0]
+    assert foreign.train_cfg == dict(type="TeacherLoop")
+
+
+def test_checkpoints_are_kept_as_asked():
+    cfg = config(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=5, max_keep_ckpts=2)))
+    set_checkpoints(cfg, None, None, 30)
+    kept = dict(type="CheckpointKeeper", interval=5, max_keep_ckpts=2, minutes=30)
+    assert cfg.default_hooks.checkpoint == kept
+    cfg = config()
+    set_checkpoints(cfg, 1, "mIoU", 0)
+    kept = dict(type="CheckpointKeeper", interval=1, minutes=0, max_keep_ckpts=1, save_best="mIoU")
+    assert cfg.default_hooks.checkpoint == kept
+    with pytest.raises(UserError, match="--keep 0"):
+        set_checkpoints(cfg, 0, None, 30)
+
+
+def test_the_average_of_the_weights_replaces_that_of_the_config():
+    cfg = config(custom_hooks=[dict(type="EMAHook", momentum=0.1), dict(type="GroupRatesHook")])
+    assert set_ema(cfg, None) is None and len(cfg.custom_hooks) == 2
+    assert "0.001" in set_ema(cfg, 0.001)
+    assert cfg.custom_hooks == [dict(type="GroupRatesHook"), dict(type="EMAHook", momentum=0.001)]
+    with pytest.raises(UserError, match="between 0 and 1"):
+        set_ema(cfg, 1.0)
 
 
 def test_wrong_names_are_one_line_with_the_near_ones(monkeypatch):

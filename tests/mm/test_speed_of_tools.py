@@ -14,6 +14,7 @@ from convnext_dense.mm import runtime
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.predict import Predictor
 from convnext_dense.mm.runtime import Options, load_config
+from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.shapes import make_shapes
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
@@ -92,8 +93,9 @@ def test_evaluation_between_training_steps_sees_the_weights_of_that_moment(case,
         "train_dataloader.num_workers": 0, "train_dataloader.persistent_workers": False,
         "optim_wrapper.optimizer.lr": 0.01,
     }  # fmt: skip
-    options = Options(work_dir=str(tmp_path / "run"), data_root=str(data), device="cpu", overrides=overrides)
-    runner = runtime.training_runner(recipe, options, pretrained="none", seed=0)
+    folders = dict(work_dir=str(tmp_path / "run"), data_root=str(data))
+    options = TrainOptions(**folders, device="cpu", overrides=overrides, pretrained="none", seed=0)
+    runner = training_runner(recipe, options)
     image, differences, states = torch.randn(1, 3, 64, 64), [], []
 
     def compare(*_, **__):

@@ -61,7 +61,7 @@ def trained(request, shapes, tmp_path_factory):
 def test_training_says_what_matters_and_logs(trained):
     recipe, _, metric, folder, output = trained
     assert f"{recipe}.py" in output
-    assert "4 images per step (1 x 4)" in output
+    assert "batch: 4 images a step (1 process x 4); learning rate" in output
     assert "device: cpu" in output
     assert "RoIAlign and NMS: " in output
     assert "eta: " in output

@@ -1,0 +1,87 @@
+"""SIGTERM and Ctrl-C acted upon between two steps, by all ranks at the same one."""
+
+import mmap
+import os
+import signal
+from types import FrameType
+
+import torch
+import torch.distributed as torch_dist
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """A run that a signal ended, behind its checkpoint; ``code`` is the shell's status, 128 + the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signal = signal.Signals(signum)
+
+
+class Interrupts:
+    """Notes the first SIGTERM or SIGINT; the second one acts as it did before.
+
+    Workers that are forked inside ignore both: a terminal and Slurm send them to the whole process group, and
+    the last step needs its data. They obey once the block is left, because Python ends its children so.
+
+    Example::
+
+        with Interrupts() as interrupts:
+            for step in steps:
+                train(step)
+                if signum := interrupts.agreed():
+                    raise Interrupted(signum)
+
+    Attributes:
+        received: number of the signal, 0 if none came.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, object] = {}
+        self._group = None
+        self._main = os.getpid()
+        self._left = mmap.mmap(-1, 1)  # shared with the processes that are forked
+
+    def __enter__(self) -> "Interrupts":
+        self._left[0] = 0
+        distributed = torch_dist.is_available() and torch_dist.is_initialized()
+        if distributed and torch_dist.get_backend() != "gloo":
+            # agreeing on the CPU spares the accelerator a synchronisation a step
+            self._group = torch_dist.new_group(backend="gloo")
+        for signum in SIGNALS:
+            try:
+                self._before[signum] = signal.signal(signum, self._note)
+            except ValueError:  # not the main thread: whoever runs us there handles signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left[0] = 1
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before.clear()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._main:
+            if self._left[0]:
+                os._exit(0)
+            return
+        self.received = signum
+        self._restore()
+        # no logger: the signal may have come while it held its lock
+        name = signal.Signals(signum).name
+        os.write(2, f"\n{name}: saving behind this step; again to stop at once\n".encode())
+
+    def agreed(self, also: int = 0) -> int:
+        """The largest of ``also`` and the signal's number over all ranks, the same in each of them."""
+        value = max(self.received, also)
+        if not torch_dist.is_available() or not torch_dist.is_initialized():
+            return value
+        largest = torch.tensor(value)
+        torch_dist.all_reduce(largest, torch_dist.ReduceOp.MAX, group=self._group)
+        return int(largest)

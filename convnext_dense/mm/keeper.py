@@ -1,0 +1,224 @@
+"""Checkpoints that an interruption cannot damage, and the newest whole one of a folder."""
+
+import errno
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from convnext_dense.errors import CheckpointError
+from convnext_dense.files import replacing
+from convnext_dense.mm.checkpoints import read_checkpoint, read_position
+from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.interrupts import Interrupted
+from convnext_dense.mm.loops import StepLoop
+
+RECENT = "recent.pth"
+"""File of the checkpoints by time and by signal, each in place of the one before."""
+_SAVE = 1  # less than any 128 + signal
+
+
+class DiskFullError(UserError):
+    """A checkpoint could not be written; those written before are whole."""
+
+
+@register_backend("AtomicBackend")
+class AtomicBackend(LocalBackend):
+    """mmengine's local files, of which each is whole or not there, also after a power loss."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write ``obj``, wait until the disk has it, then give it its name.
+
+        Raises:
+            DiskFullError: says how much is needed and how much is left.
+        """
+        try:
+            with replacing(filepath, sync=True) as partial:
+                partial.write_bytes(obj)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(Path(filepath).parent).free
+            raise DiskFullError(
+                f"no space for {filepath}: {len(obj) >> 20} MiB needed, {free >> 20} MiB free, or a "
+                "quota is reached. The checkpoints before are whole: free space and go on with --resume"
+            ) from error
+
+
+class _LaterRemoval(LocalBackend):
+    """Keeps what it is told to remove until :meth:`carry_out`: mmengine removes before it writes."""
+
+    def __init__(self) -> None:
+        self.doomed: list[Path] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        """Remember ``filepath``."""
+        self.doomed.append(Path(filepath))
+
+    def carry_out(self, keep: str | None) -> None:
+        """Remove what was remembered, but for ``keep``, which was written since."""
+        for path in self.doomed:
+            if str(path) != keep:
+                path.unlink(missing_ok=True)
+        self.doomed.clear()
+
+
+@HOOKS.register_module()
+class CheckpointKeeper(CheckpointHook):
+    """mmengine's hook, which never has fewer whole checkpoints than it was told to keep.
+
+    Beside the regular checkpoints it writes ``recent.pth``, from which the run goes on exactly: every
+    ``minutes``, and when SIGTERM or Ctrl-C ends the run.
+
+    Args:
+        minutes: time from one checkpoint to the next, whichever kind it is; 0 for regular ones only.
+        options: as mmengine's hook.
+    """
+
+    def __init__(self, *args: object, minutes: float = 30, **options: object) -> None:
+        options.setdefault("backend_args", {"backend": "AtomicBackend"})
+        super().__init__(*args, **options)
+        self.minutes = minutes
+        self.began: str | None = None
+        self.saved_step = -1
+        self.saved_at = time.monotonic()
+
+    # ---- regular checkpoints
+
+    def before_train(self, runner: Runner) -> None:
+        """Remove what an earlier process left half-written."""
+        super().before_train(runner)
+        if isinstance(self.file_backend, LocalBackend):
+            if is_main_process():
+                for partial in Path(self.out_dir).glob(".*.pth.partial"):
+                    partial.unlink(missing_ok=True)
+            self.file_backend = _LaterRemoval()
+        self.saved_at = time.monotonic()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self._saved(runner, meta["iter"])
+
+    def _saved(self, runner: Runner, step: int) -> None:
+        self.saved_step, self.saved_at = step, time.monotonic()
+        if isinstance(self.file_backend, _LaterRemoval):
+            self.file_backend.carry_out(keep=self.last_ckpt)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Record where in its epoch the run is, and when it began."""
+        if isinstance(runner._train_loop, StepLoop):
+            checkpoint["meta"].update(runner._train_loop.position(), began=self.began or runner.timestamp)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
+        """Go on from there."""
+        if runner._resume and isinstance(runner._train_loop, StepLoop):
+            runner._train_loop.restore(checkpoint["meta"])
+            self.began = checkpoint["meta"].get("began")
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """As mmengine's; a checkpoint written now has this evaluation behind it."""
+        if isinstance(runner._train_loop, StepLoop):
+            runner._train_loop.validated = runner.iter
+        super().after_val_epoch(runner, metrics)
+        if isinstance(self.file_backend, _LaterRemoval):
+            self.file_backend.carry_out(keep=getattr(self, "best_ckpt_path", None))
+
+    # ---- by time and by signal
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
+    ) -> None:
+        """Write a regular checkpoint if it is due, else a recent one if time or a signal asks for it.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if not isinstance(runner.train_loop, StepLoop):
+            return
+        overdue = self.minutes and time.monotonic() - self.saved_at > 60 * self.minutes
+        # the clocks of the ranks differ; the first one's counts
+        wanted = runner.train_loop.interrupts.agreed(_SAVE if overdue and is_main_process() else 0)
+        if wanted:
+            self.save_recent(runner, runner.iter + 1)
+        if wanted > _SAVE:
+            self._stop(runner, wanted)
+
+    def after_val_iter(self, runner: Runner, *_: object, **__: object) -> None:
+        """Leave the evaluation if a signal came; the loop puts the weights back first."""
+        loop = runner._train_loop
+        if isinstance(loop, StepLoop) and (signum := loop.interrupts.agreed()):
+            raise Interrupted(signum)
+
+    def after_interrupted_val(self, runner: Runner) -> None:
+        """Write the state that the evaluation was of; the resumed run evaluates first."""
+        self.save_recent(runner, runner.iter)
+        self._stop(runner, runner.train_loop.interrupts.agreed())
+
+    def save_recent(self, runner: Runner, step: int) -> None:
+        """Write ``recent.pth`` unless a checkpoint of this step is there."""
+        if self.saved_step == step:
+            return
+        meta = dict(epoch=runner.epoch, iter=step)
+        runner.save_checkpoint(
+            self.out_dir, RECENT, meta=meta, by_epoch=False, backend_args=self.backend_args
+        )
+        self.saved_step, self.saved_at = step, time.monotonic()
+
+    def _stop(self, runner: Runner, signum: int) -> None:
+        interrupted = Interrupted(signum)
+        runner.logger.info(
+            f"{interrupted.signal.name} behind step {self.saved_step}; go on with: {resume_command(sys.argv)}"
+        )
+        raise interrupted
+
+    def after_train(self, runner: Runner) -> None:
+        """The final checkpoint makes the recent one needless."""
+        super().after_train(runner)
+        if is_main_process() and self.last_ckpt and os.path.isfile(self.last_ckpt):
+            Path(self.out_dir, RECENT).unlink(missing_ok=True)
+
+
+def resume_command(argv: list[str]) -> str:
+    """The command line that goes on where this one stopped."""
+    asked = any(argument.split("=")[0] == "--resume" for argument in argv)
+    return shlex.join(["python", *argv] if asked else ["python", *argv, "--resume"])
+
+
+# ---- what to go on from
+
+
+def newest_checkpoint(folder: str | Path) -> tuple[Path | None, list[str]]:
+    """The whole checkpoint of ``folder`` that is furthest in the run that began last.
+
+    Every file is looked at, not the name that ``last_checkpoint`` holds: that may be of an older file, or of
+    one that is damaged.
+
+    Returns:
+        its path, ``None`` if there is none, and a line for each file that was passed over.
+    """
+    places, passed_over = {}, []
+    for path in Path(folder).glob("*.pth"):
+        try:
+            if meta := read_position(path):
+                # an older run may have left files; of two at the same step, the later one knows more
+                places[path] = (meta.get("began") or "", meta["iter"], path.stat().st_mtime_ns)
+        except CheckpointError as error:
+            passed_over.append(str(error))
+    for path in sorted(places, key=places.get, reverse=True):
+        try:
+            read_checkpoint(path)  # compares the sum of every tensor
+        except CheckpointError as error:
+            passed_over.append(str(error))
+        else:
+            return path, passed_over
+    return None, passed_over

@@ -1,0 +1,167 @@
+"""Training loops counted in optimizer steps, which go on exactly where a checkpoint was written."""
+
+from collections.abc import Mapping, Sequence
+
+from mmengine.hooks import EMAHook
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from convnext_dense.mm.finite import FiniteGuard, refuse_bad_gradients
+from convnext_dense.mm.hooks import FuseHook
+from convnext_dense.mm.interrupts import Interrupted, Interrupts
+from convnext_dense.mm.step_loader import StepLoader
+from convnext_dense.seeding import STEP, seed_all
+
+STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
+"""mmengine's loop -> ours."""
+
+
+class StepLoop:
+    """What both loops share: one optimizer step, and evaluations that a resume does not skip.
+
+    Attributes:
+        step_of_epoch: steps done in the current epoch.
+        validated: step of the run behind which the last evaluation was finished.
+        interrupts: signals that arrived.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, accumulate: int = 1, **options) -> None:
+        if isinstance(dataloader, dict):
+            dataloader = runner.build_dataloader(dataloader, seed=runner.seed)
+        steps = StepLoader(dataloader, accumulate, runner.seed, runner.rank, runner.world_size)
+        super().__init__(runner, steps, **options)
+        self.step_of_epoch = 0
+        self.validated = 0
+        self.interrupts = Interrupts()
+
+    def position(self) -> dict[str, int]:
+        """Where the run is, beside mmengine's ``epoch`` and ``iter``: entries of a checkpoint's ``meta``."""
+        return {"step_of_epoch": self.step_of_epoch, "validated": self.validated}
+
+    def restore(self, meta: Mapping) -> None:
+        """Go on from a checkpoint's ``meta``; one of mmengine's own has nothing left to evaluate."""
+        self.step_of_epoch = meta.get("step_of_epoch", 0)
+        self.validated = meta.get("validated", meta["iter"])
+
+    def run(self) -> nn.Module:
+        """Train until the run's end or a signal.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint was written.
+            NotFiniteError: a loss or gradient is NaN or infinite.
+        """
+        refuse_bad_gradients(self.runner.optim_wrapper)
+        if self.dataloader.accumulate > 1:
+            # not by the config: mmengine would count a resumed run's steps as batches, and warn
+            self.runner.optim_wrapper._accumulative_counts = self.dataloader.accumulate
+        with self.interrupts:
+            self.runner.call_hook("before_train")
+            if self._iter and not self.step_of_epoch:
+                self.validate()  # where the checkpoint was written before the evaluation was done
+            self.train()
+            self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_iter(self, idx: int, batches: Sequence[dict]) -> None:
+        """One optimizer step along the mean gradient of ``batches``.
+
+        Args:
+            idx: number of the step in its epoch.
+            batches: each as the model's ``train_step`` takes it.
+        """
+        runner = self.runner
+        runner.call_hook("before_train_iter", batch_idx=idx, data_batch=batches[-1])
+        if self.dataloader.accumulate > 1:
+            # mmengine's counter sees this step alone, so that an epoch's last one may have fewer batches
+            runner.optim_wrapper.initialize_count_status(nn.Identity(), 0, len(batches))
+        logs = []
+        for number, batch in enumerate(batches):
+            key = (runner.seed, STEP, self._iter, number * runner.world_size + runner.rank)
+            seed_all(*key)
+            logs.append(runner.model.train_step(batch, optim_wrapper=FiniteGuard(runner, batch, key)))
+        self.step_of_epoch = idx + 1
+        runner.call_hook("after_train_iter", batch_idx=idx, data_batch=batches[-1], outputs=mean_logs(logs))
+        self._iter += 1
+
+    def validate(self) -> None:
+        """Evaluate if that is due behind this step and not done yet."""
+        self._decide_current_val_interval()
+        if self.runner.val_loop is None or self.validated == self._iter or not self.is_due():
+            return
+        try:
+            self.runner.val_loop.run()
+        except Interrupted:
+            for hook in self.runner.hooks:  # those that changed the weights for the evaluation
+                if isinstance(hook, EMAHook | FuseHook):
+                    hook.after_val_epoch(self.runner)
+            self.runner.call_hook("after_interrupted_val")
+            raise
+        self.validated = self._iter
+
+
+@LOOPS.register_module()
+class EpochStepLoop(StepLoop, EpochBasedTrainLoop):
+    """mmengine's loop by epoch, which also goes on in the middle of one.
+
+    Args:
+        accumulate: batches of an optimizer step; an iteration is one step.
+    """
+
+    def train(self) -> None:
+        """The epochs that are left."""
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self.validate()
+
+    def run_epoch(self) -> None:
+        """What is left of the current epoch."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        first = self.step_of_epoch
+        for idx, batches in enumerate(self.dataloader.epoch(self._epoch, first), first):
+            self.run_iter(idx, batches)
+        self.step_of_epoch = 0  # of the next one, where the checkpoint that is written now goes on
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def is_due(self) -> bool:
+        """Whether the epochs done ask for an evaluation."""
+        last = self._epoch == self._max_epochs
+        return self._epoch >= self.val_begin and (last or self._epoch % self.val_interval == 0)
+
+
+@LOOPS.register_module()
+class IterStepLoop(StepLoop, IterBasedTrainLoop):
+    """mmengine's loop by iteration, which takes no time to find its place in the data.
+
+    Args:
+        accumulate: batches of an optimizer step; an iteration is one step.
+    """
+
+    def train(self) -> None:
+        """The iterations that are left; to the hooks they are one epoch."""
+        self.runner.call_hook("before_train_epoch")
+        steps = self.dataloader.endless(self._iter)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(self._iter, next(steps))
+            self.validate()
+        self.runner.call_hook("after_train_epoch")
+
+    def position(self) -> dict[str, int]:
+        """As above; there is no epoch to be in the middle of."""
+        return {"validated": self.validated}
+
+    def is_due(self) -> bool:
+        """Whether the iterations done ask for an evaluation."""
+        last = self._iter == self._max_iters
+        return self._iter >= self.val_begin and (last or self._iter % self.val_interval == 0)
+
+
+def mean_logs(logs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of each logged loss over the batches of a step; a loss that not all have counts where it is."""
+    names = dict.fromkeys(name for log in logs for name in log)
+    values = {name: [log[name] for log in logs if name in log] for name in names}
+    return {name: found[0] if len(found) == 1 else sum(found) / len(found) for name, found in values.items()}

@@ -1,0 +1,139 @@
+"""From a config and the options of ``tools/train.py`` to a run that is ready to start."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine import dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from convnext_dense.mm.checkpoints import read_position
+from convnext_dense.mm.data import check_data
+from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.keeper import newest_checkpoint
+from convnext_dense.mm.ops import current_ops
+from convnext_dense.mm.own_data import set_own_data
+from convnext_dense.mm.runtime import Options, compile_backbone, open_config
+from convnext_dense.mm.settings import (
+    BatchRule,
+    has_batch_norm,
+    set_amp,
+    set_batch,
+    set_checkpoints,
+    set_ema,
+    set_pretrained,
+)
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """What ``tools/train.py`` takes beside the shared options.
+
+    Attributes:
+        resume: ``"auto"`` for the newest whole checkpoint of the work folder, or a path.
+        amp: mixed precision on or off; ``None`` as the recipe has it.
+        pretrained: backbone weights (path or URL), ``"none"`` for random ones.
+        seed: of every random number generator; ``None`` draws one, or takes the resumed run's.
+        batch: what to do where the recipe's batch is not that of one step;
+            see :func:`convnext_dense.mm.settings.set_batch`.
+        ema: momentum of an average of the weights, which is evaluated and saved; ``None`` for none.
+        keep: regular checkpoints to keep; ``None`` as the config has it.
+        save_best: metric whose best checkpoint is kept, too.
+        checkpoint_minutes: longest time without a checkpoint.
+    """
+
+    resume: str | None = None
+    amp: bool | None = None
+    pretrained: str | None = None
+    seed: int | None = None
+    batch: BatchRule = "accumulate"
+    ema: float | None = None
+    keep: int | None = None
+    save_best: str | None = None
+    checkpoint_minutes: float = 30
+
+
+def training_runner(source: str, options: TrainOptions) -> Runner:
+    """A runner ready for ``train()``, after printing what matters about the run.
+
+    Args:
+        source: config path or recipe name.
+        options: see there.
+
+    Raises:
+        UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
+    """
+    cfg, notes = open_config(source, options)
+    check_data(cfg)
+    notes += set_own_data(cfg, options.classes)
+    checkpoint, resume_notes = resume_point(cfg, options.resume)
+    notes += resume_notes
+    cfg.resume = checkpoint is not None
+    seed = options.seed
+    if checkpoint:
+        cfg.load_from = str(checkpoint)
+        set_pretrained(cfg, "none")  # the checkpoint replaces all weights, so none are fetched
+        if seed is None:  # before the runner deals out the data by it
+            seed = (read_position(checkpoint) or {}).get("seed")
+    else:
+        notes.append(set_pretrained(cfg, options.pretrained))
+    if seed is not None:
+        cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
+    notes.append(set_amp(cfg, options.amp, get_device()))
+    notes += set_batch(cfg, dist.get_world_size(), options.batch)
+    notes.append(set_ema(cfg, options.ema))
+    set_checkpoints(cfg, options.keep, options.save_best, options.checkpoint_minutes)
+    runner = RUNNERS.build(cfg)
+    runner.register_hook(LoaderHook())
+    runner.register_hook(FuseHook())  # of the evaluations between
+    if options.compile:
+        notes.append(compile_backbone(runner.model))
+    if cfg.train_cfg.get("accumulate", 1) > 1 and has_batch_norm(runner.model):
+        notes.append(
+            f"batch norms see {cfg.train_dataloader.batch_size} images at a time, the recipe's more: "
+            "expect other statistics, and a little less accuracy"
+        )
+    for line in [*run_summary(cfg, runner.world_size), *filter(None, notes)]:
+        runner.logger.info(line)
+    return runner
+
+
+def resume_point(cfg: Config, resume: str | None) -> tuple[Path | None, list[str]]:
+    """Checkpoint to resume from and lines to tell: ``"auto"`` means the newest whole one of the work folder.
+
+    Raises:
+        UserError: the given file does not exist.
+    """
+    if resume is None:
+        return None, []
+    if resume != "auto":
+        if not Path(resume).is_file():
+            raise UserError(f"--resume: no checkpoint at {resume}")
+        return Path(resume), [f"resuming from {resume}"]
+    found = [newest_checkpoint(cfg.work_dir) if dist.is_main_process() else None]
+    dist.broadcast_object_list(found)  # a file may come or go while another rank looks
+    checkpoint, passed_over = found[0]
+    if checkpoint is None:
+        told = f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning"
+    else:
+        told = f"resuming from {checkpoint}"
+    return checkpoint, [*(f"--resume: passed over a file: {line}" for line in passed_over), told]
+
+
+def run_summary(cfg: Config, world_size: int) -> list[str]:
+    """Recipe, batch, device and op backend, one line each."""
+    per_batch, accumulate = cfg.train_dataloader.batch_size, cfg.train_cfg.get("accumulate", 1)
+    processes = f"{world_size} process{'es' if world_size > 1 else ''} x {per_batch}"
+    batches = f" x {accumulate} batches accumulated" if accumulate > 1 else ""
+    lr = cfg.optim_wrapper.optimizer.get("lr")
+    threads = f", {torch.get_num_threads()} threads" if get_device() == "cpu" else ""
+    images = per_batch * world_size * accumulate
+    return [
+        f"recipe: {cfg.filename}",
+        f"batch: {images} images a step ({processes}{batches}); learning rate {lr}",
+        f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops()}",
+    ]

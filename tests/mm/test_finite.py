@@ -1,0 +1,109 @@
+"""A loss or gradient that is not finite stops training before the weights, and says where it began."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.structures import InstanceData
+from torch import nn
+
+from convnext_dense.mm.finite import FiniteGuard, NotFiniteError, plain, refuse_bad_gradients
+
+
+class Net(BaseModel):
+    """Two layers; what breaks is the input, a weight, or the derivative of a root at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, inputs, data_samples=None, mode="loss"):
+        y = self.second(self.first(inputs[0]).relu())
+        if not inputs[1]:
+            return {"loss_y": y.square().mean()}
+        return {"loss_y": y.square().mean(), "loss_root": (0 * y).abs().sqrt().mean() + inputs[1]}
+
+
+@pytest.fixture
+def runner(tmp_path):
+    torch.manual_seed(0)
+    model = Net()
+    groups = [
+        dict(params=list(model.first.parameters()), name="layer_0_decay", lr=0.1),
+        dict(params=list(model.second.parameters()), name="layer_1_decay", lr=0.2),
+    ]
+    wrapper = OptimWrapper(torch.optim.AdamW(groups), clip_grad=dict(max_norm=1.0))
+    refuse_bad_gradients(wrapper)
+    return SimpleNamespace(
+        model=model, optim_wrapper=wrapper, iter=6, rank=0, world_size=1, work_dir=str(tmp_path)
+    )
+
+
+def step(runner, x, root=0.0):
+    sample = dict(img_path="images/7.png")
+    batch = {
+        "inputs": [torch.tensor(x), torch.tensor(root)],
+        "data_samples": [sample],
+    }
+    runner.model.train_step(batch, optim_wrapper=FiniteGuard(runner, batch, (0, 1, 6, 0)))
+
+
+def weights(runner):
+    return torch.cat([p.detach().flatten().clone() for p in runner.model.parameters()])
+
+
+def test_a_finite_step_is_as_without_the_guard(runner, tmp_path):
+    plain_copy = Net()
+    plain_copy.load_state_dict(runner.model.state_dict())
+    wrapper = OptimWrapper(torch.optim.AdamW([
+        dict(params=list(plain_copy.first.parameters()), lr=0.1),
+        dict(params=list(plain_copy.second.parameters()), lr=0.2),
+    ]), clip_grad=dict(max_norm=1.0))  # fmt: skip
+    step(runner, [1.0, 2.0])
+    plain_copy.train_step({"inputs": [torch.tensor([1.0, 2.0]), torch.tensor(0.0)]}, wrapper)
+    assert torch.equal(weights(runner), torch.cat([p.detach().flatten() for p in plain_copy.parameters()]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("x", "root", "weight", "where"),
+    [
+        ([float("nan"), 1.0], 0.0, {}, "the batch itself is not finite"),
+        ([9.0, 9.0], 0.0, {"first.weight": 1e38}, "not is that of first (group layer_0_decay, lr 0.1)"),
+        ([1e30, 1e30], 0.0, {}, "first output that is not is that of the loss loss_y."),
+        ([1.0, 1.0], 0.0, {"second.weight": float("inf")}, "second.weight (group layer_1_decay, lr 0.2)"),
+        ([1.0, 1.0], 1.0, {}, "nearest to the loss is that of second.bias (group layer_1_decay, lr 0.2)"),
+    ],
+)  # fmt: skip
+def test_what_broke_first_is_named_and_the_weights_stay(runner, tmp_path, x, root, weight, where):
+    for name, value in weight.items():
+        runner.model.get_parameter(name).data.fill_(value)
+    before = weights(runner)
+    with pytest.raises(NotFiniteError, match=r"step 7: .*--resume --seed N") as error:
+        step(runner, x, root)
+    assert where in str(error.value)
+    assert torch.equal(weights(runner), before)
+    folder = tmp_path / "not_finite_step_7"
+    dumped = torch.load(folder / "batch.pth", weights_only=True)
+    torch.testing.assert_close(dumped["batch"]["inputs"][0], torch.tensor(x), equal_nan=True)
+    assert dumped["key"] == [0, 1, 6, 0]
+    assert "images/7.png" in (folder / "report.txt").read_text()
+
+
+def test_a_batch_is_written_as_tensors_and_plain_values():
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import PolygonMasks
+
+    import convnext_dense.mm  # noqa: F401  # mmdet needs its ops
+
+    sample = DetDataSample(metainfo=dict(img_path="a.jpg", scale_factor=(np.float64(0.5), 2)))
+    masks = PolygonMasks([[np.array([0.0, 0, 4, 0, 4, 4])]], 8, 8)
+    sample.gt_instances = InstanceData(bboxes=torch.ones(1, 4), masks=masks)
+    found = plain({"data_samples": [sample], "inputs": [torch.zeros(3, 2, 2, dtype=torch.uint8)]})
+    found = found["data_samples"][0]
+    assert found["img_path"] == "a.jpg" and found["scale_factor"] == [0.5, 2]
+    assert torch.equal(found["gt_instances"]["bboxes"], torch.ones(1, 4))
+    assert found["gt_instances"]["masks"].shape == (1, 8, 8)

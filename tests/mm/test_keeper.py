@@ -1,0 +1,96 @@
+"""Checkpoints: whole or not there, the newest whole one found, none removed before the next is written."""
+
+import errno
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from convnext_dense.files import replacing
+from convnext_dense.mm import keeper
+from convnext_dense.mm.keeper import AtomicBackend, DiskFullError, newest_checkpoint, resume_command
+
+
+def save(path, step, began="a", **entries):
+    content = {"meta": {"iter": step, "began": began}, "state_dict": {"w": torch.ones(100)}, "optimizer": {}}
+    torch.save({**content, **entries}, path)
+    return path
+
+
+def test_the_furthest_whole_checkpoint_is_found_whatever_last_checkpoint_says(tmp_path):
+    assert newest_checkpoint(tmp_path) == (None, [])
+    assert newest_checkpoint(tmp_path / "not there") == (None, [])
+    old, new = save(tmp_path / "iter_10.pth", 10), save(tmp_path / "recent.pth", 15)
+    (tmp_path / "last_checkpoint").write_text(str(old))
+    os.utime(new, (0, 0))  # copied without its time
+    assert newest_checkpoint(tmp_path) == (new, [])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_damaged_files_are_passed_over_and_named(tmp_path, damage):
+    good, bad = save(tmp_path / "iter_10.pth", 10), save(tmp_path / "iter_20.pth", 20)
+    content = bytearray(bad.read_bytes())
+    place = content.index(torch.ones(100).numpy().tobytes())
+    content[place] ^= 1
+    bad.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
+    found, passed_over = newest_checkpoint(tmp_path)
+    assert found == good and len(passed_over) == 1 and str(bad) in passed_over[0]
+
+
+def test_weights_alone_and_an_older_run_are_no_place_to_go_on(tmp_path):
+    save(tmp_path / "iter_90.pth", 90, began="20260101_000000")
+    mine = save(tmp_path / "iter_5.pth", 5, began="20260102_000000")
+    best = {"meta": {"iter": 99, "began": "20260102_000000"}, "state_dict": {}}
+    torch.save(best, tmp_path / "best_mIoU_iter_99.pth")
+    assert newest_checkpoint(tmp_path) == (mine, [])
+
+
+def test_a_file_is_replaced_when_the_new_one_is_whole_and_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    path = tmp_path / "iter_1.pth"
+    AtomicBackend().put(b"old", path)
+    assert synced == [str(tmp_path / ".iter_1.pth.partial"), str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        partial.write_bytes(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["iter_1.pth"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "iter_1.pth"
+    AtomicBackend().put(b"old", path)
+
+    def full(self, content):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(type(path), "write_bytes", full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(DiskFullError, match=r"iter_1\.pth: 3 MiB needed, 1 MiB free.*--resume"):
+        AtomicBackend().put(bytes(3 << 20), path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["iter_1.pth"]
+
+
+def test_nothing_is_removed_before_it_is_carried_out(tmp_path):
+    first, second = save(tmp_path / "a.pth", 1), save(tmp_path / "b.pth", 2)
+    removal = keeper._LaterRemoval()
+    removal.remove(str(first))
+    removal.remove(str(second))
+    assert first.exists() and second.exists()
+    removal.carry_out(keep=str(second))  # written again under the name that was to go
+    assert not first.exists() and second.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["tools/train.py", "c.py"], "python tools/train.py c.py --resume"),
+        (["tools/train.py", "c.py", "--resume"], "python tools/train.py c.py --resume"),
+        (["t.py", "c.py", "--work-dir", "my runs"], "python t.py c.py --work-dir 'my runs' --resume"),
+    ],
+)
+def test_the_command_that_goes_on(argv, command):
+    assert resume_command(argv) == command
