@@ -12,7 +12,7 @@ from convnext_dense.seeding import SAMPLE, seed_all
 class StepLoader:
     """Lists of ``accumulate`` batches, whose augmentations follow from the seed and the place in the run.
 
-    Sample ``n`` of the run, counted over all ranks, is drawn from ``(seed, n)``, whichever worker of any
+    Sample ``n`` of a pass, counted over all ranks, is drawn from ``(seed, pass, n)``, whichever worker of any
     rank loads it. So a run goes on exactly from any step, on another number of workers or ranks, too. What
     was seen before is skipped by index; no image is read for it.
 
@@ -69,7 +69,7 @@ class StepLoader:
 
 
 class NumberedBatches(Sampler):
-    """Batches of ``(number of the sample in the run, index)``.
+    """Batches of ``((pass, number of the sample in it), index)``; numbers count over all ranks.
 
     Args:
         batch_sampler: yields lists of indices.
@@ -93,30 +93,25 @@ class NumberedBatches(Sampler):
     def take(self, epoch: int | None, first: int) -> None:
         """What comes next: pass ``epoch``, or all passes if ``None``, without the first ``first`` batches."""
         self.epochs = itertools.count() if epoch is None else (epoch,)
-        self.before = 0 if epoch is None else epoch * len(self.batch_sampler)
-        self.skipped = range(self.before, self.before + first)
+        self.first = first
 
-    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
-        number = self.before
+    def __iter__(self) -> Iterator[list[tuple[tuple[int, int], Any]]]:
+        left = self.first
         for epoch in self.epochs:
             if hasattr(self.sampler, "set_epoch"):
                 self.sampler.set_epoch(epoch)
-            start = number
+            seen = 0  # by this rank, in this pass
             for batch in self.batch_sampler:  # an infinite sampler's only pass has no end
-                if number not in self.skipped:
-                    yield self._numbered(number, batch)
-                number += 1
-            if number == start:
+                if left:
+                    left -= 1
+                else:
+                    yield [
+                        ((epoch, (seen + i) * self.world_size + self.rank), index)
+                        for i, index in enumerate(batch)
+                    ]
+                seen += len(batch)
+            if not seen:
                 raise ValueError("the training set has no whole batch; lower train_dataloader.batch_size")
-
-    def _numbered(self, number: int, batch: list) -> list[tuple[int, Any]]:
-        start = number * _largest(self.batch_size)
-        return [((start + i) * self.world_size + self.rank, index) for i, index in enumerate(batch)]
-
-
-def _largest(batch_size: int | list[int]) -> int:
-    """mmdet's sampler of several sources has a batch size for each."""
-    return batch_size if isinstance(batch_size, int) else max(batch_size)
 
 
 class SeededDataset(Dataset):
@@ -135,7 +130,7 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, numbered: tuple[int, Any]) -> Any:
-        number, index = numbered
-        seed_all(self.seed, SAMPLE, number)
+    def __getitem__(self, numbered: tuple[tuple[int, int], Any]) -> Any:
+        (epoch, number), index = numbered
+        seed_all(self.seed, SAMPLE, epoch, number)
         return self.dataset[index]
