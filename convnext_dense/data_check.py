@@ -25,13 +25,17 @@ class ClassNamesError(ValueError):
 
 
 class Problem(NamedTuple):
-    """``count`` times the same fault; ``first`` is the file, or an entry of one, that shows it first."""
+    """``count`` times the same fault; ``first`` is the file, or an entry of one, that shows it first.
+
+    Training can leave out what is ``droppable``, and go on.
+    """
 
     what: str
     first: str
     count: int
     detail: str = ""
     remedy: str = ""
+    droppable: bool = False
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
@@ -39,12 +43,12 @@ class Problem(NamedTuple):
         return f"{self.what}: {self.count}, first {self.first}{detail}{remedy}"
 
 
-def gather(what: str, found: Mapping[str, str], remedy: str = "") -> list[Problem]:
+def gather(what: str, found: Mapping[str, str], remedy: str = "", droppable: bool = False) -> list[Problem]:
     """One problem of all files in ``found`` (file -> detail), or none."""
     if not found:
         return []
     first = next(iter(found))
-    return [Problem(what, first, len(found), found[first], remedy)]
+    return [Problem(what, first, len(found), found[first], remedy, droppable)]
 
 
 # ---- class names
@@ -114,7 +118,7 @@ def check_pairs(images: Mapping[str, Path], maps: Mapping[str, Path]) -> list[Pr
     alone = {str(path): "" for name, path in images.items() if name not in maps}
     orphans = {str(path): "" for name, path in maps.items() if name not in images}
     return [
-        *gather("images without a label map", alone),
+        *gather("images without a label map", alone, droppable=True),
         *gather("label maps without an image", orphans),
     ]
 
@@ -187,9 +191,9 @@ class PairCheck:
         allowed = f"{self.num_classes} classes have the values {first} to {last}, {also} unlabelled"
         one = "a map holds one class number a pixel"
         return [
-            *gather("files that cannot be read", _sorted(self.unreadable)),
-            *gather("label maps with more than one channel", _sorted(self.modes), one),
-            *gather("label maps of another size than their image", _sorted(self.sizes)),
+            *gather("files that cannot be read", _sorted(self.unreadable), droppable=True),
+            *gather("label maps with more than one channel", _sorted(self.modes), one, droppable=True),
+            *gather("label maps of another size than their image", _sorted(self.sizes), droppable=True),
             *gather("label maps with wrong values", _sorted(self.values), allowed),
         ]
 
@@ -279,11 +283,11 @@ def check_coco(path: str | Path, image_folder: str | Path) -> list[Problem]:
     label = _unknown(annotations, "category_id", categories)
     loose = _unknown(annotations, "image_id", known)
     return [
-        *gather(f"images of {path} that are not there", missing),
-        *gather("files that cannot be read", unreadable),
-        *gather(f"images of another size than {path} says", sizes),
-        *gather(f"annotations of {path} with an unknown category", label),
-        *gather(f"annotations of {path} with an unknown image", loose),
+        *gather(f"images of {path} that are not there", missing, droppable=True),
+        *gather("files that cannot be read", unreadable, droppable=True),
+        *gather(f"images of another size than {path} says", sizes, droppable=True),
+        *gather(f"annotations of {path} with an unknown category", label, droppable=True),
+        *gather(f"annotations of {path} with an unknown image", loose, droppable=True),
     ]
 
 

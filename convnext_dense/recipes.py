@@ -43,6 +43,13 @@ def config_path(name: str) -> Path:
     return configs_root() / f"{short}.py"
 
 
+def run_name(path: str | Path) -> str:
+    """``cascade/convnext_t_3x`` for a recipe, whose file name alone others have, too; else the file's name."""
+    path = Path(path).resolve()
+    root = configs_root().resolve()
+    return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
+
+
 def get_config(name: str) -> "Config":
     """mmengine ``Config`` of a recipe by name, e.g. ``get_config("cascade/convnext_b_3x")``.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from convnext_dense import config_path, list_configs
+from convnext_dense.recipes import run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,6 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize("name", ["mask_rcnn/convnext_t_3x", "configs/mask_rcnn/convnext_t_3x.py"])
 def test_a_recipe_is_found_by_name_or_path(name):
     assert config_path(name).samefile(ROOT / "configs/mask_rcnn/convnext_t_3x.py")
+
+
+def test_runs_of_recipes_with_one_file_name_have_folders_of_their_own():
+    names = ["mask_rcnn/convnext_t_3x", "cascade/convnext_t_3x"]
+    assert [run_name(config_path(name)) for name in names] == names
+    assert run_name("/somewhere/else/my_config.py") == "my_config"
 
 
 def test_bases_are_not_recipes():

@@ -4,10 +4,22 @@ import argparse
 
 from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.mm.processes import end_processes
 from convnext_dense.mm.settings import LOGS
 from convnext_dense.mm.training import TrainOptions, training_runner
 
-OWN = ("resume", "amp", "pretrained", "seed", "ema", "keep", "save_best", "checkpoint_minutes")
+OWN = (
+    "resume",
+    "amp",
+    "pretrained",
+    "seed",
+    "ema",
+    "keep",
+    "save_best",
+    "checkpoint_minutes",
+    "fsdp",
+    "strict_data",
+)
 
 
 def main() -> None:
@@ -66,12 +78,23 @@ def main() -> None:
         metavar="M",
         help="longest time without a checkpoint (default: 30; 0: the config's alone)",
     )
+    parser.add_argument(
+        "--strict-data",
+        action="store_true",
+        help="stop at the first bad image or annotation (default: leave it out, count it and name it)",
+    )
+    parser.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="shard weights, gradients and optimizer over the processes, for models that fit no other way",
+    )
     add_compile_argument(parser)
     args = parser.parse_args()
     with one_line_errors():
         own = {name: getattr(args, name) for name in OWN}
         options = TrainOptions(**vars(common_options(args)), batch=args.batch or "accumulate", **own)
         training_runner(args.config, options).train()
+        end_processes()
 
 
 if __name__ == "__main__":

@@ -35,3 +35,6 @@ optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+
+# ---- bookkeeping: one checkpoint an epoch, of which the last three and the best stay
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best="coco/bbox_mAP"))

@@ -10,7 +10,18 @@ from convnext_dense.mm.ops import install_ops
 
 install_ops()
 
-from convnext_dense.mm import backbones, checkpoints, hooks, keeper, logs, loops, necks, optim, roadmap
+from convnext_dense.mm import (
+    backbones,
+    checkpoints,
+    hooks,
+    keeper,
+    logs,
+    loops,
+    necks,
+    optim,
+    roadmap,
+    tolerant,
+)
 
 checkpoints.read_safely_in_mmengine()
 logs.forward_core_logs()

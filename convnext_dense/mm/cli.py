@@ -18,7 +18,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of :class:`convnext_dense.mm.runtime.Options` alone."""
     parser.add_argument(
-        "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<config name>)"
+        "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<recipe>)"
     )
     parser.add_argument("--data-root", metavar="DIR", help="dataset folder instead of the config's")
     parser.add_argument(

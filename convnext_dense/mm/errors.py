@@ -47,7 +47,8 @@ def explain(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left to write {error.filename or 'a log'}: free space and go on with --resume"
-    if isinstance(error, RuntimeError) and _PEER_GONE.search(str(error)):
+    # what a process meets on its way out must not hide it
+    if any(isinstance(e, RuntimeError) and _PEER_GONE.search(str(e)) for e in _chain(error)):
         return "another process of this job ended, see its own message; start again with --resume to go on"
     if isinstance(error, RuntimeError) and _WORKER_KILLED.search(str(error)):
         return (
@@ -57,6 +58,13 @@ def explain(error: BaseException) -> str | None:
     if match := _NOT_REGISTERED.search(str(error)):
         return _unregistered(match["name"], match["registry"])
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and the errors that were being handled when it came."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _raising_module(error: BaseException) -> str | None:

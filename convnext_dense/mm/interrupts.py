@@ -1,12 +1,18 @@
 """SIGTERM and Ctrl-C acted upon between two steps, by all ranks at the same one."""
 
 import mmap
+import multiprocessing
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import torch
 import torch.distributed as torch_dist
+from torch.utils.data import DataLoader
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -22,8 +28,9 @@ class Interrupted(SystemExit):
 class Interrupts:
     """Notes the first SIGTERM or SIGINT; the second one acts as it did before.
 
-    Workers that are forked inside ignore both: a terminal and Slurm send them to the whole process group, and
-    the last step needs its data. They obey once the block is left, because Python ends its children so.
+    Loaders given to :meth:`shield` have workers that ignore both, because a terminal, torchrun and Slurm send
+    them to all processes, and the last step needs its data. They obey once the block is left, because Python
+    ends its children so.
 
     Example::
 
@@ -76,6 +83,24 @@ class Interrupts:
         # no logger: the signal may have come while it held its lock
         name = signal.Signals(signum).name
         os.write(2, f"\n{name}: saving behind this step; again to stop at once\n".encode())
+
+    def shield(self, loader: DataLoader) -> None:
+        """Let the workers that ``loader`` starts from now on ignore the signals of the whole group."""
+        if multiprocessing.get_start_method() == "fork":  # others share no memory with us
+            loader.worker_init_fn = partial(self._start_worker, loader.worker_init_fn)
+
+    def _start_worker(self, before: Callable[[int], None] | None, worker_id: int) -> None:
+        if before is not None:
+            before(worker_id)
+        threading.Thread(target=self._end_with_main, daemon=True).start()
+        for signum in SIGNALS:  # here, because torch has put a handler of its own in the place of ours
+            signal.signal(signum, self._note)
+
+    def _end_with_main(self) -> None:
+        """In a worker: torch's own watch ends it, too, but not while the pipe to a dead process is full."""
+        while os.getppid() == self._main:
+            time.sleep(2)
+        os._exit(1)
 
     def agreed(self, also: int = 0) -> int:
         """The largest of ``also`` and the signal's number over all ranks, the same in each of them."""

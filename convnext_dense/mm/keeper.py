@@ -190,7 +190,10 @@ class CheckpointKeeper(CheckpointHook):
 
 def resume_command(argv: list[str]) -> str:
     """The command line that goes on where this one stopped."""
-    asked = any(argument.split("=")[0] == "--resume" for argument in argv)
+    names = {argument.split("=")[0] for argument in argv}
+    asked = "--resume" in names
+    if "--launcher" in names:  # torchrun or srun stands before it, with its own arguments
+        return "the same command" if asked else "the same command with --resume"
     return shlex.join(["python", *argv] if asked else ["python", *argv, "--resume"])
 
 

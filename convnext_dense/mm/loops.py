@@ -56,6 +56,9 @@ class StepLoop:
         if self.dataloader.accumulate > 1:
             # not by the config: mmengine would count a resumed run's steps as batches, and warn
             self.runner.optim_wrapper._accumulative_counts = self.dataloader.accumulate
+        self.interrupts.shield(self.dataloader.loader)
+        if self.runner.val_loop is not None:
+            self.interrupts.shield(self.runner.val_loop.dataloader)
         with self.interrupts:
             self.runner.call_hook("before_train")
             if self._iter and not self.step_of_epoch:

@@ -32,7 +32,9 @@ CHECK_SECONDS = 10.0  # for the contents of all label maps together; names are a
 COCO_BYTES = 100 << 20  # a larger annotation file takes seconds to parse: only its categories are read
 
 
-def set_own_data(cfg: Config, classes: str | None, splits: tuple[str, ...] = SPLITS) -> list[str]:
+def set_own_data(
+    cfg: Config, classes: str | None, splits: tuple[str, ...] = SPLITS, strict: bool = True
+) -> list[str]:
     """Fit ``cfg`` to the classes of its data and check the files; lines to tell the user.
 
     Args:
@@ -40,6 +42,7 @@ def set_own_data(cfg: Config, classes: str | None, splits: tuple[str, ...] = SPL
         classes: ``--classes``, a JSON file or a comma list; ``None`` keeps the config's, or for
             detection takes those of the annotation file.
         splits: whose files are checked.
+        strict: whether faults that training can leave out are errors, too; in evaluation they always are.
 
     Raises:
         UserError: class names that cannot be used, or faulty data; all kinds of fault are listed.
@@ -56,12 +59,27 @@ def set_own_data(cfg: Config, classes: str | None, splits: tuple[str, ...] = SPL
             raise UserError("--classes fits segmentors and detectors on files in COCO's format")
         else:
             return []
-        found, note = check(cfg, splits) if dist.get_rank() == 0 else ([], None)
+        left_out, found, check_notes = (
+            _by_split(check, cfg, splits, strict) if dist.get_rank() == 0 else ([], [], [])
+        )
     except ClassNamesError as error:
         raise UserError(str(error)) from None
     if found:
         raise UserError("the data cannot be used:\n" + "\n".join(f"  {problem}" for problem in found))
-    return [*notes, note] if note else notes
+    return [*notes, *check_notes, *(f"left out in training: {problem}" for problem in left_out)]
+
+
+def _by_split(
+    check: Callable, cfg: Config, splits: tuple[str, ...], strict: bool
+) -> tuple[list[Problem], list[Problem], list[str]]:
+    """Faults that training will leave out, those that stop the run, and notes."""
+    tolerant = () if strict else tuple(split for split in splits if split == "train")
+    others = tuple(split for split in splits if split not in tolerant)
+    trained, first = check(cfg, tolerant) if tolerant else ([], None)
+    found, second = check(cfg, others) if others else ([], None)
+    left_out = [problem for problem in trained if problem.droppable]
+    stops = [problem for problem in trained if not problem.droppable]
+    return left_out, [*stops, *found], [note for note in (first, second) if note]
 
 
 def _local(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:

@@ -1,12 +1,15 @@
 """The device of a process, and the group of processes that it joins."""
 
+import gc
 import os
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 from mmengine import dist
 from mmengine.config import Config, ConfigDict
 from mmengine.device import utils as mmengine_device
+from torch.distributed.rendezvous import rendezvous
 
 from convnext_dense.mm.errors import UserError
 
@@ -34,8 +37,10 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
     dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict(backend="nccl"))
     if not torch.cuda.is_available():
         dist_cfg["backend"] = "gloo"
-        if launcher == "pytorch" and not dist.is_distributed():
-            torch.distributed.init_process_group("gloo")
+        if not dist.is_distributed():
+            if launcher == "slurm":
+                os.environ.update(slurm_variables(os.environ))
+            torch.distributed.init_process_group("gloo", **this_attempt())
         # device_ids must stay empty on the CPU; the runner would fill in the local rank
         cfg.setdefault(
             "model_wrapper_cfg", ConfigDict(type="MMDistributedDataParallel", broadcast_buffers=False)
@@ -44,8 +49,49 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
             device_ids=None, find_unused_parameters=cfg.get("find_unused_parameters", False)
         )
     elif not dist.is_distributed():
-        dist.init_dist(launcher, **dist_cfg)
-    return dist.get_world_size() if dist.is_distributed() else int(os.environ.get("SLURM_NTASKS", 1))
+        dist.init_dist(launcher, **dist_cfg, **this_attempt())
+    return dist.get_world_size()
+
+
+def end_processes() -> None:
+    """Leave the group behind the work: a process that ends inside one may be aborted by its threads.
+
+    Together, because one that leaves early breaks the connections of the others; and without models that
+    still refer to it.
+    """
+    if dist.is_distributed():
+        dist.barrier()
+        gc.collect()
+        torch.distributed.destroy_process_group()
+
+
+def this_attempt() -> dict[str, object]:
+    """Arguments of ``init_process_group`` that keep what ended processes left behind out of the way.
+
+    torchrun restarts processes with the same key-value store. A process that is faster than the others finds
+    the addresses that theirs had before, and waits for them until its timeout. Agents of several nodes count
+    restarts each for itself, so there torchrun has to open a new store (docs/distributed.md).
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        return {}
+    store, rank, world_size = next(rendezvous("env://"))
+    store = torch.distributed.PrefixStore(f"attempt {attempt}", store)
+    return dict(store=store, rank=rank, world_size=world_size)
+
+
+def slurm_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """torch's names of what ``srun`` tells a process; mmengine's own translation selects a CUDA device.
+
+    ``MASTER_ADDR`` and ``MASTER_PORT`` stay as they are where they are set, as tools/slurm.sh does.
+    """
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_NTASKS"],
+        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": env.get("MASTER_ADDR") or env.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
+        "MASTER_PORT": env.get("MASTER_PORT") or "29500",
+    }
 
 
 def select_device(name: str | None) -> None:

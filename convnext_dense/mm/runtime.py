@@ -21,9 +21,10 @@ from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.processes import Launcher, select_device, start_processes
 from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.tolerant import tolerate_bad_data
 from convnext_dense.mm.tta import set_tta
 from convnext_dense.mm.windows import bound_predictions
-from convnext_dense.recipes import config_path
+from convnext_dense.recipes import config_path, run_name
 
 # mmengine opens with several hundred lines of these, which only the log file needs
 _LOG_FILE_ONLY = (
@@ -124,7 +125,7 @@ class Options:
     """What the command lines of ``tools/train.py`` and ``tools/test.py`` share.
 
     Attributes:
-        work_dir: folder of logs and checkpoints; ``work_dirs/<config name>`` by default.
+        work_dir: folder of logs and checkpoints; ``work_dirs/<recipe>`` by default.
         data_root: replaces the config's dataset folder.
         classes: names of one's own classes, a JSON file or a comma list.
         launcher: how processes were started.
@@ -152,7 +153,7 @@ def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
     """
     cfg = load_config(source, options.overrides)
     select_device(options.device)
-    cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(source).stem}"
+    cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{run_name(cfg.filename)}"
     if options.data_root:
         set_data_root(cfg, options.data_root)
     world_size = start_processes(cfg, options.launcher)
@@ -191,6 +192,7 @@ def testing_runner(
     cfg.load_from, cfg.resume = checkpoint, False
     notes.append(set_tta(cfg) if tta else None)
     runner = RUNNERS.build(cfg)
+    tolerate_bad_data(runner, strict=True)  # a bad file ends in one line; there is nothing to tell
     notes.append(bound_predictions(runner.model, window_batch))
     if fused:
         runner.register_hook(FuseHook())

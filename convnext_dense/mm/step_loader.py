@@ -127,6 +127,11 @@ class SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Hooks such as mmdet's ``PipelineSwitchHook`` change the dataset in the middle of a run."""
+        owner = self if name in ("dataset", "seed") else self.dataset
+        object.__setattr__(owner, name, value)
+
     def __len__(self) -> int:
         return len(self.dataset)
 

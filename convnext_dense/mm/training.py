@@ -27,6 +27,7 @@ from convnext_dense.mm.settings import (
     set_ema,
     set_pretrained,
 )
+from convnext_dense.mm.tolerant import tolerate_bad_data
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TrainOptions(Options):
         keep: regular checkpoints to keep; ``None`` as the config has it.
         save_best: metric whose best checkpoint is kept, too.
         checkpoint_minutes: longest time without a checkpoint.
+        fsdp: shard weights, gradients and optimizer over the processes.
+        strict_data: stop at the first bad file or annotation instead of going on without it.
     """
 
     resume: str | None = None
@@ -55,6 +58,8 @@ class TrainOptions(Options):
     keep: int | None = None
     save_best: str | None = None
     checkpoint_minutes: float = 30
+    fsdp: bool = False
+    strict_data: bool = False
 
 
 def training_runner(source: str, options: TrainOptions) -> Runner:
@@ -69,7 +74,7 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
     """
     cfg, notes = open_config(source, options)
     check_data(cfg)
-    notes += set_own_data(cfg, options.classes)
+    notes += set_own_data(cfg, options.classes, strict=options.strict_data)
     checkpoint, resume_notes = resume_point(cfg, options.resume)
     notes += resume_notes
     cfg.resume = checkpoint is not None
@@ -87,7 +92,12 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
     notes += set_batch(cfg, dist.get_world_size(), options.batch)
     notes.append(set_ema(cfg, options.ema))
     set_checkpoints(cfg, options.keep, options.save_best, options.checkpoint_minutes)
+    if options.fsdp:
+        from convnext_dense.mm.sharding import set_fsdp  # needs a torch that is built with distributed
+
+        notes.append(set_fsdp(cfg, dist.get_world_size(), options.compile))
     runner = RUNNERS.build(cfg)
+    notes.append(tolerate_bad_data(runner, options.strict_data))
     runner.register_hook(LoaderHook())
     runner.register_hook(FuseHook())  # of the evaluations between
     if options.compile:

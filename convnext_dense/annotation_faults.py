@@ -1,0 +1,328 @@
+"""Faults of annotations in COCO's format: found in memory, counted by kind, repaired where that is right.
+
+:func:`repair` takes the content of an annotation file and returns one that can be trained with, beside the
+faults. What is done about each kind is a row of :data:`KINDS`; the decisions on one annotation are pure
+functions of plain values.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from convnext_dense.mask_faults import repair_mask, repair_polygons
+
+Size = tuple[int, int]
+
+BORDER = 1.0  # pixels over the border that are rounding, or a file that counts the last pixel in
+NAMED = 3  # entries named of each kind
+
+
+class Kind(NamedTuple):
+    """A kind of fault.
+
+    Attributes:
+        what: the faulty things, in the plural.
+        done: what training does about them.
+        breaks_evaluation: the metric would fail on them or be wrong.
+    """
+
+    what: str
+    done: str
+    breaks_evaluation: bool
+
+
+KINDS: dict[str, Kind] = {
+    "image": Kind("images without an id or a file name", "left out", True),
+    "image twice": Kind("images listed twice", "taken once", False),
+    "image id": Kind("images that share an id with another file", "left out with their annotations", True),
+    "image size": Kind("images without width and height", "taken from the file", True),
+    "image unsized": Kind(
+        "images without width and height, and no readable file", "left out with their annotations", True
+    ),
+    "orphan": Kind("annotations of an unknown image", "left out", False),
+    "category": Kind("annotations of an unknown category", "left out", False),
+    "listed twice": Kind("annotations listed twice", "taken once", True),
+    "id": Kind("annotations without an id of their own", "given a new one", True),
+    "no box": Kind("annotations without a box of four finite numbers", "left out", True),
+    "box of outline": Kind("boxes missing or empty beside a good outline", "taken from the outline", True),
+    "empty box": Kind("boxes without width or height", "left out", False),
+    "outside": Kind("boxes outside of their image", "left out", False),
+    "border": Kind("boxes that reach over the border of their image", "cut there", False),
+    "area": Kind("annotations without a positive area", "taken from the box", True),
+    "polygon": Kind("polygons of fewer than three points or with wrong coordinates", "removed", True),
+    "rle": Kind("masks (RLE) that do not describe their image", "removed", True),
+    "mask": Kind("annotations without a usable mask", "kept as regions to ignore", True),
+}
+
+
+class AnnotationFileError(ValueError):
+    """An annotation file that nothing can be done with."""
+
+
+class Fault(NamedTuple):
+    """``count`` times the same kind of fault; ``first`` names the first few."""
+
+    kind: str
+    count: int
+    first: tuple[str, ...]
+
+    def __str__(self) -> str:
+        row = KINDS[self.kind]
+        more = ", ..." if self.count > len(self.first) else ""
+        return f"{row.what}: {self.count}, first {', '.join(self.first)}{more}; {row.done}"
+
+
+class Findings:
+    """Counts faults and remembers the first of each kind."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.first: dict[str, list[str]] = {}
+
+    def add(self, kind: str, where: Callable[[], str]) -> None:
+        """One more; ``where`` is asked for its name only if that is told."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        first = self.first.setdefault(kind, [])
+        if len(first) < NAMED:
+            first.append(where())
+
+    def faults(self) -> list[Fault]:
+        """In the order of :data:`KINDS`."""
+        return [Fault(k, self.counts[k], tuple(self.first[k])) for k in KINDS if k in self.counts]
+
+
+def repair(
+    content: Any,
+    masks: bool = False,
+    size_of: Callable[[str], Size | None] = lambda file_name: None,
+    progress: Callable[[Sequence], Iterable] = iter,
+) -> tuple[dict, list[Fault]]:
+    """The content of an annotation file without its faults, and the faults; ``content`` is left as it is.
+
+    Args:
+        content: as parsed.
+        masks: whether masks are trained; if not, nobody reads them.
+        size_of: (width, height) of an image file by its ``file_name``, for images without.
+        progress: wraps the list of annotations, to show how far the check is.
+
+    Raises:
+        AnnotationFileError: no images, annotations or categories, also once the faulty ones are gone.
+    """
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
+            raise AnnotationFileError(f"no annotations in COCO's format: there is no list of {key}")
+    categories = {category.get("id") for category in content["categories"]}
+    if len(categories) < len(content["categories"]):
+        raise AnnotationFileError("two categories share an id, so nobody knows which is meant")
+    findings = Findings()
+    images = repair_images(content["images"], size_of, findings)
+    left_out = {entry["id"] for entry in content["images"] if _has_id(entry)} - images.keys()
+    annotations = repair_annotations(
+        (entry for entry in progress(content["annotations"]) if not _belongs_to(entry, left_out)),
+        images,
+        categories,
+        masks,
+        findings,
+        _first_free(content),
+    )
+    for name, left in (("images", images), ("annotations", annotations)):
+        if not left:
+            faults = "".join(f"; {fault}" for fault in findings.faults())
+            raise AnnotationFileError(f"it has no usable {name}{faults}")
+    return {**content, "images": list(images.values()), "annotations": annotations}, findings.faults()
+
+
+def _has_id(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), int | str)
+
+
+def _belongs_to(entry: Any, images: set) -> bool:
+    """Whether an annotation's image is among ``images``, ids."""
+    owner = entry.get("image_id") if images and isinstance(entry, dict) else None
+    return isinstance(owner, int | str) and owner in images
+
+
+def _first_free(content: Mapping) -> int:
+    """An annotation id above all in use."""
+    used = (a.get("id") for a in content["annotations"] if isinstance(a, dict))
+    return 1 + max((number for number in used if isinstance(number, int)), default=0)
+
+
+# ---- images
+
+
+def repair_images(
+    entries: Sequence, size_of: Callable[[str], Size | None], findings: Findings
+) -> dict[int | str, dict]:
+    """Usable image entries by their id."""
+    images, shared = {}, set()
+    for entry in entries:
+        number, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
+        where = _Where("image", number, name)
+        if not isinstance(number, int | str) or not name or not isinstance(name, str):
+            findings.add("image", where)
+        elif number not in images:
+            images[number] = entry
+        elif images[number]["file_name"] == name:
+            findings.add("image twice", where)
+        else:
+            findings.add("image id", where)
+            shared.add(number)
+    for number in shared:  # nobody knows whose the annotations are
+        del images[number]
+    unsized = [number for number, entry in images.items() if not _is_size(entry)]
+    for number in unsized:
+        name = images[number]["file_name"]
+        size = size_of(name)
+        findings.add("image size" if size else "image unsized", _Where("image", number, name))
+        if size:
+            images[number] = {**images[number], "width": size[0], "height": size[1]}
+        else:
+            del images[number]
+    return images
+
+
+def _is_size(entry: Mapping) -> bool:
+    return all(_is_number(entry.get(key)) and entry[key] >= 1 for key in ("width", "height"))
+
+
+class _Where(NamedTuple):
+    """Names an entry when asked."""
+
+    what: str
+    number: Any
+    file: str | None = None
+
+    def __call__(self) -> str:
+        return f"{self.what} {self.number}" + (f" ({self.file})" if self.file else "")
+
+
+# ---- annotations
+
+
+def repair_annotations(
+    entries: Iterable,
+    images: Mapping[int | str, Mapping],
+    categories: set,
+    masks: bool,
+    findings: Findings,
+    next_id: int,
+) -> list[dict]:
+    """Usable annotations, in their order; new ids count from ``next_id``."""
+    usable, seen = [], {}
+    for entry in entries:
+        annotation = entry if isinstance(entry, dict) else {}
+        number, owner = annotation.get("id"), annotation.get("image_id")
+        image = images.get(owner) if isinstance(owner, int | str) else None
+        if image is None:
+            findings.add("orphan", _Where("annotation", number, f"image {owner}"))
+            continue
+        kinds: tuple[str, ...] = ()
+        if annotation.get("category_id") not in categories:
+            kinds, annotation = ("category",), None
+        elif isinstance(number, int | str) and number in seen and seen[number] == entry:
+            kinds, annotation = ("listed twice",), None
+        else:
+            size = image["width"], image["height"]
+            annotation, kinds = repair_annotation(annotation, size, masks)
+        if annotation is not None and (not isinstance(number, int | str) or number in seen):
+            kinds = ("id", *kinds)
+            annotation = {**annotation, "id": next_id}
+            next_id += 1
+        for kind in kinds:
+            findings.add(kind, _Where("annotation", number, f"image {owner}, {image['file_name']}"))
+        if annotation is not None:
+            usable.append(annotation)
+            seen.setdefault(number if isinstance(number, int | str) else annotation["id"], entry)
+    return usable
+
+
+def repair_annotation(annotation: dict, size: Size, masks: bool) -> tuple[dict | None, tuple[str, ...]]:
+    """An annotation to train with, or ``None``, and the kinds of its faults.
+
+    Args:
+        annotation: with an image and a category.
+        size: (width, height) of its image.
+        masks: whether its mask is trained.
+    """
+    box, kind = repair_box(annotation.get("bbox"), size, annotation.get("segmentation"))
+    if box is None:
+        return None, (kind,)
+    kinds, changes = [], {}
+    if kind:
+        kinds.append(kind)
+        changes["bbox"] = box
+    area = annotation.get("area")
+    if not (_is_number(area) and area > 0):
+        kinds.append("area")
+        changes["area"] = box[2] * box[3]
+    if masks:
+        segmentation = annotation.get("segmentation")
+        mask, faults = repair_mask(segmentation, size)
+        kinds += faults
+        if mask is None:  # an object is there all the same: training must not take it for background
+            kinds.append("mask")
+            changes |= {"segmentation": [_outline(box)], "iscrowd": 1}
+        elif mask is not segmentation:
+            changes["segmentation"] = mask
+    return ({**annotation, **changes} if changes else annotation), tuple(kinds)
+
+
+def repair_box(box: Any, size: Size, segmentation: Any = None) -> tuple[list[float] | None, str | None]:
+    """(x, y, width, height) to train with and the kind of fault; ``None`` each if there is none.
+
+    Args:
+        box: as found.
+        size: (width, height) of the image.
+        segmentation: the mask beside it, whose polygons stand in for a missing or an empty box.
+    """
+    kind = box_fault(box, size)
+    if kind in ("no box", "empty box"):
+        polygons, _ = repair_polygons(segmentation, size) if isinstance(segmentation, list) else ([], [])
+        instead = _bounds(polygons) if polygons else None
+        if box_fault(instead, size) in ("no box", "empty box", "outside"):
+            return None, kind
+        return _cut(instead, size), "box of outline"
+    if kind == "outside":
+        return None, kind
+    return (_cut(box, size) if kind else box), kind
+
+
+def box_fault(box: Any, size: Size) -> str | None:
+    """The kind of fault of ``[x, y, width, height]``, of which the first found counts."""
+    try:
+        x, y, width, height = box
+        finite = math.isfinite(x + y + width + height)
+    except (TypeError, ValueError):
+        return "no box"
+    if not finite:
+        return "no box"
+    if width <= 0 or height <= 0:
+        return "empty box"
+    right, bottom = x + width, y + height
+    if x >= size[0] or y >= size[1] or right <= 0 or bottom <= 0:
+        return "outside"
+    if x < -BORDER or y < -BORDER or right > size[0] + BORDER or bottom > size[1] + BORDER:
+        return "border"
+    return None
+
+
+def _cut(box: Sequence[float], size: Size) -> list[float]:
+    x, y = max(box[0], 0), max(box[1], 0)
+    return [x, y, min(box[0] + box[2], size[0]) - x, min(box[1] + box[3], size[1]) - y]
+
+
+def _bounds(polygons: Sequence[Sequence[float]]) -> list[float]:
+    xs = list(chain.from_iterable(polygon[::2] for polygon in polygons))
+    ys = list(chain.from_iterable(polygon[1::2] for polygon in polygons))
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def _outline(box: Sequence[float]) -> list[float]:
+    x, y, width, height = box
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,210 @@
+"""Transforms that read images and label maps, and know what to do with a bad one.
+
+They stand in for mmcv's ``LoadImageFromFile`` and for ``LoadAnnotations`` of label maps. A bad file ends in a
+:class:`BadInputError`, or the sample is dropped in mmengine's manner, by ``None``, and the dataset draws
+another one. What was dropped travels to the main process with the next sample that this process finishes:
+a worker's own log lines would come again every epoch, and from other ranks not at all.
+"""
+
+import errno
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import mmcv
+import numpy as np
+from mmcv.transforms import BaseTransform, LoadImageFromFile
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmengine.registry import TRANSFORMS
+from mmengine.structures import BaseDataElement
+
+from convnext_dense.mm.errors import UserError
+from convnext_dense.pictures import PictureError, map_size, read_label_map, read_picture, stored_size
+
+OnFault = Literal["skip", "raise"]
+FIELD = "bad_input"
+"""Entry of a sample's meta information: the ``(file, message)`` that were dropped before it."""
+MAX_IN_A_ROW = 50
+
+_pending: list[tuple[str, str]] = []  # of this process, since its last good sample
+
+
+class BadInputError(UserError):
+    """A file of the data set that cannot be used; one line names it and its id."""
+
+    def __str__(self) -> str:
+        """The line alone, also when torch brings the error from a worker inside the text of a traceback."""
+        text = super().__str__()
+        return text.rpartition(f"{type(self).__name__}: ")[2].strip() if "Traceback" in text else text
+
+
+def dropped(message: str, path: str, on_fault: OnFault) -> None:
+    """What a transform returns for a bad file.
+
+    Raises:
+        BadInputError: ``on_fault`` says so, or nothing else was found for a long time.
+    """
+    if on_fault == "raise":
+        raise BadInputError(message)
+    _pending.append((path, message))
+    if len(_pending) >= MAX_IN_A_ROW:
+        raise BadInputError(f"no usable image in {MAX_IN_A_ROW} draws, the last of them: {message}")
+
+
+def read_bytes(path: str, backend_args: dict | None) -> bytes:
+    """The content of a file, from wherever the config keeps it.
+
+    Raises:
+        PictureError: it is not there or cannot be read; a lost connection is no fault of the file.
+    """
+    try:
+        return fileio.get(path, backend_args=backend_args)
+    except OSError as error:
+        missing = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
+        if isinstance(error, missing) or error.errno == errno.EIO:
+            raise PictureError(error.strerror or str(error)) from None
+        raise
+
+
+def _name(results: Mapping) -> str:
+    """``image a.jpg (id 17)``; label maps have no ids."""
+    number = results.get("img_id")
+    return f"image {results['img_path']}" + ("" if number is None else f" (id {number})")
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedImage(LoadImageFromFile):
+    """As mmcv's, for any picture there is, in the orientation that the annotations were made in.
+
+    Args:
+        on_fault: what becomes of a bad file; see :func:`dropped`.
+        options: mmcv's own.
+    """
+
+    def __init__(self, on_fault: OnFault = "raise", **options: Any) -> None:
+        super().__init__(**options)
+        self.on_fault = on_fault
+
+    def transform(self, results: dict) -> dict | None:
+        """Add ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``."""
+        try:
+            image = self.read(results)
+        except PictureError as error:
+            return dropped(f"{_name(results)}: {error}", results["img_path"], self.on_fault)
+        results["img"] = image.astype(np.float32) if self.to_float32 else image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+    def read(self, results: Mapping) -> np.ndarray:
+        """The image of a sample.
+
+        Raises:
+            PictureError: unusable.
+        """
+        content = read_bytes(results["img_path"], self.backend_args)
+        size = results.get("width"), results.get("height")
+        size = None if None in size else size
+        if self.color_type != "color" or self.imdecode_backend != "cv2":
+            read_picture(content, size)  # mmcv decodes as the config wants, and may not notice a fault
+            return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+        image = read_picture(content, size)
+        labels = results.get("seg_map_path")
+        return image if size or not labels else self._as_its_map(image, content, labels)
+
+    def _as_its_map(self, image: np.ndarray, content: bytes, labels: str) -> np.ndarray:
+        """The image as it is stored, where EXIF turned it and did not turn its label map."""
+        stored = stored_size(content)
+        if image.shape[1::-1] == stored:
+            return image
+        try:
+            unturned = map_size(read_bytes(labels, self.backend_args)) == stored
+        except PictureError:  # told when the label map is read
+            return image
+        return read_picture(content, stored) if unturned else image
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedAnnotations(BaseTransform):
+    """A toolbox's ``LoadAnnotations`` whose label map is read by :func:`read_label_map` and has to fit.
+
+    Args:
+        loader: config of the toolbox's transform; boxes and masks stay its own.
+        on_fault: what becomes of a bad file; see :func:`dropped`.
+    """
+
+    def __init__(self, loader: dict, on_fault: OnFault = "raise") -> None:
+        self.loader = TRANSFORMS.build(loader)
+        self.with_seg, self.loader.with_seg = self.loader.with_seg, False
+        self.on_fault = on_fault
+
+    def transform(self, results: dict) -> dict | None:
+        """Add what the loader adds."""
+        path = results.get("seg_map_path")
+        if not self.with_seg or path is None:
+            return self.loader(results)
+        try:
+            numbers = read_label_map(read_bytes(path, self.loader.backend_args))
+            if numbers.shape != tuple(results["ori_shape"][:2]):
+                height, width = results["ori_shape"][:2]
+                raise PictureError(
+                    f"it has {numbers.shape[1]}x{numbers.shape[0]} pixels, its image {width}x{height}"
+                )
+        except PictureError as error:
+            return dropped(f"label map {path} of {_name(results)}: {error}", path, self.on_fault)
+        ignored = getattr(self.loader, "ignore_index", None)
+        classes = class_table(self._reduces(results), results.get("label_map"), ignored or 255)
+        results["gt_seg_map"] = classes[numbers]
+        if "seg_fields" in results:  # mmseg
+            results["seg_fields"].append("gt_seg_map")
+        if ignored is not None:  # mmdet
+            results["ignore_index"] = ignored
+        return self.loader(results)
+
+    def _reduces(self, results: Mapping) -> bool:
+        """Whether 0 means unlabelled; mmseg's datasets say it as well."""
+        own, of_dataset = getattr(self.loader, "reduce_zero_label", None), results.get("reduce_zero_label")
+        if None not in (own, of_dataset) and own != of_dataset:
+            raise UserError(f"reduce_zero_label is {of_dataset} for the dataset, {own} for LoadAnnotations")
+        return bool(of_dataset if own is None else own)
+
+
+def class_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None, ignored: int) -> np.ndarray:
+    """Stored number -> class, (256,) uint8; ``label_map`` exchanges classes behind the shift by one."""
+    table = np.arange(256)
+    if reduce_zero_label:
+        table = np.where((table == 0) | (table == ignored), ignored, table - 1)
+    exchanged = table.copy()
+    for old, new in (label_map or {}).items():
+        exchanged[table == old] = new
+    return exchanged.astype(np.uint8)
+
+
+@TRANSFORMS.register_module()
+class ReportDropped(BaseTransform):
+    """The last transform: hands what was dropped to the sample, if this one is complete."""
+
+    def transform(self, results: dict) -> dict:
+        """Add :data:`FIELD` to the meta information."""
+        if not _pending or not isinstance(results, Mapping) or "inputs" not in results:
+            return results  # one of several images that are mixed
+        sample = next(samples_of(results), None)
+        if sample is not None:
+            sample.set_metainfo({FIELD: tuple(_pending)})
+        else:  # a pipeline of another kind: better here than nowhere
+            for _, message in _pending:
+                print_log(f"bad input: {message}", logger="current", level=logging.WARNING)
+        _pending.clear()
+        return results
+
+
+def samples_of(batch: Any) -> Iterator[BaseDataElement]:
+    """Every sample in nested containers."""
+    if isinstance(batch, BaseDataElement):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from samples_of(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from samples_of(value)
