@@ -1,4 +1,4 @@
-# make demo | test | setup | ops | peers | zoo | doctor | lint | bench | tables
+# make demo | test | soak | setup | ops | peers | zoo | doctor | lint | bench | tables
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,11 +7,12 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PEERS := .venv-peers
 
-.PHONY: help setup demo test lint format ops peers zoo doctor bench tables
+.PHONY: help setup demo test soak lint format ops peers zoo doctor bench tables
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
 	@echo "make test     all tests"
+	@echo "make soak     kill training at random, fill its disk, and compare what it ends with"
 	@echo "make setup    virtual environment in $(VENV) with the tested versions"
 	@echo "make ops      compile mmcv's ops against the installed torch (about ten minutes, once)"
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
@@ -43,6 +44,9 @@ demo: $(RUNTIME)
 
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile)
+
+soak: $(RUNTIME)
+	OMP_NUM_THREADS=1 $(PY) tools/soak.py $(SOAK_ARGS)
 
 lint: $(DEV)
 	$(PY) -m ruff check .

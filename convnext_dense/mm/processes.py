@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -34,6 +35,8 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
     if needed not in os.environ:
         command = {"pytorch": "torchrun --nproc_per_node=N", "slurm": "srun"}[launcher]
         raise UserError(f"--launcher {launcher} needs ${needed}: start with `{command} tools/train.py ...`")
+    # of the depthwise weights: their one input channel may have any stride, so nothing is copied
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict(backend="nccl"))
     if not torch.cuda.is_available():
         dist_cfg["backend"] = "gloo"
