@@ -7,7 +7,7 @@ from convnext_dense.files import write_json
 from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.hooks import PicturesHook
-from convnext_dense.mm.processes import end_processes
+from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.runtime import testing_runner
 
 
@@ -39,11 +39,14 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors():
         options = common_options(args)
-        runner = testing_runner(args.config, args.checkpoint, options, args.tta, args.window_batch, args.fuse)
-        if args.show_dir:
-            runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
-        metrics = {name: float(value) for name, value in runner.test().items()}  # numpy's do not go into JSON
-        end_processes()
+        with leaving_together():
+            runner = testing_runner(
+                args.config, args.checkpoint, options, args.tta, args.window_batch, args.fuse
+            )
+            if args.show_dir:
+                runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
+            # numpy's numbers do not go into JSON
+            metrics = {name: float(value) for name, value in runner.test().items()}
     if runner.rank == 0:
         for name, value in metrics.items():
             print(f"{name:<24} {value:.4f}")

@@ -4,7 +4,7 @@ import argparse
 
 from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.processes import end_processes
+from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.settings import LOGS
 from convnext_dense.mm.training import TrainOptions, training_runner
 
@@ -93,8 +93,8 @@ def main() -> None:
     with one_line_errors():
         own = {name: getattr(args, name) for name in OWN}
         options = TrainOptions(**vars(common_options(args)), batch=args.batch or "accumulate", **own)
-        training_runner(args.config, options).train()
-        end_processes()
+        with leaving_together():
+            training_runner(args.config, options).train()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The device of a process, and the group of processes that it joins."""
 
-import gc
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +13,7 @@ from mmengine.device import utils as mmengine_device
 from torch.distributed.rendezvous import rendezvous
 
 from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.interrupts import Interrupted
 
 Launcher = Literal["none", "pytorch", "slurm"]
 
@@ -56,15 +57,25 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
     return dist.get_world_size()
 
 
-def end_processes() -> None:
-    """Leave the group behind the work: a process that ends inside one may be aborted by its threads.
+@contextlib.contextmanager
+def leaving_together() -> Iterator[None]:
+    """Leave the process group behind a block that ended well, or that a signal ended in all processes.
 
-    Together, because one that leaves early breaks the connections of the others; and without models that
-    still refer to it.
+    A thread of gloo that lets go of a tensor while Python shuts down aborts the process, so the group has to
+    be gone before. One that leaves early would break the connections of the others. Behind an error the
+    others are somewhere else, and nothing is waited for.
     """
+    try:
+        yield
+    except Interrupted:
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
     if dist.is_distributed():
         dist.barrier()
-        gc.collect()
         torch.distributed.destroy_process_group()
 
 

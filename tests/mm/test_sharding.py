@@ -20,6 +20,7 @@ from PIL import Image
 
 from convnext_dense.mm.checkpoints import load_model, read_checkpoint
 from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.sharding import blocks_to_recompute, plain_name, set_fsdp, with_names, with_numbers
 
@@ -267,4 +268,5 @@ def test_names_and_numbers_of_an_optimizer_state():
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[1]))
+    with leaving_together():
+        worker(Path(sys.argv[1]))

@@ -21,6 +21,7 @@ from PIL import Image
 
 from convnext_dense.mm import runtime
 from convnext_dense.mm.metrics import SegmentationRecords
+from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.seeding import STEP, seed_all
 from convnext_dense.shapes import make_shapes
@@ -263,4 +264,5 @@ def test_evaluation_counts_each_image_once(folder, kind, case):
 
 
 if __name__ == "__main__":
-    worker(Path(sys.argv[1]))
+    with leaving_together():
+        worker(Path(sys.argv[1]))
