@@ -137,7 +137,7 @@ def run_length(cfg: Config, iters_per_epoch: int | None = None) -> tuple[int, in
     Raises:
         ValueError: a recipe by epoch on data of unknown size.
     """
-    if not cfg.train_cfg.get("by_epoch", cfg.train_cfg.get("type") != "IterBasedTrainLoop"):
+    if "max_iters" in cfg.train_cfg:
         return cfg.train_cfg.max_iters, cfg.train_cfg.max_iters
     if iters_per_epoch is None:
         dataset = cfg.get("train_dataloader", {}).get("dataset", {})

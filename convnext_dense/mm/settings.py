@@ -95,6 +95,8 @@ def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> l
     loop = cfg.train_cfg.get("type") or (
         "EpochBasedTrainLoop" if cfg.train_cfg.get("by_epoch") else "IterBasedTrainLoop"
     )
+    if loop in STEP_LOOPS.values():  # a config from a work folder
+        loop = next(known for known, ours in STEP_LOOPS.items() if ours == loop)
     if loop not in STEP_LOOPS:
         return [f"{loop} is not one of {', '.join(STEP_LOOPS)}: no accumulation, no resume inside an epoch"]
     cfg.train_cfg.pop("by_epoch", None)
@@ -150,7 +152,7 @@ def set_checkpoints(cfg: Config, keep: int | None, best: str | None, minutes: fl
         raise UserError(f"--keep {keep}: at least one checkpoint has to stay")
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     hook = hooks.get("checkpoint") or ConfigDict(type="CheckpointHook", interval=1)
-    if hook["type"] != "CheckpointHook":
+    if hook["type"] not in ("CheckpointHook", "CheckpointKeeper"):
         return
     hook.update(type="CheckpointKeeper", minutes=minutes)
     if keep is not None:

@@ -1,5 +1,7 @@
 """What the command lines change in a config, as tables."""
 
+import copy
+
 import pytest
 from mmengine.config import Config
 
@@ -154,6 +156,8 @@ def test_the_batch_of_the_recipe_on_any_number_of_processes(rule, world, accumul
     assert told in notes[0] if told else not notes
     images = f"{2 * world * accumulate} images a step"
     assert images in "\n".join(run_summary(cfg, world))
+    again = copy.deepcopy(cfg)  # as the work folder has it
+    assert set_batch(again, world, rule) == notes and again.train_cfg == cfg.train_cfg
 
 
 def test_other_configs_keep_their_batch():
