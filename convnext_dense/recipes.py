@@ -44,7 +44,7 @@ def config_path(name: str) -> Path:
 
 
 def run_name(path: str | Path) -> str:
-    """``cascade/convnext_t_3x`` for a recipe, because others have its file name, too; else the file's name."""
+    """``cascade/convnext_t_3x`` for a recipe, as others have its file name, too; else the file's name."""
     path = Path(path).resolve()
     root = configs_root().resolve()
     return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem

@@ -1,12 +1,13 @@
 """Train a detector or segmentor: python tools/train.py configs/mask_rcnn/convnext_t_3x.py"""
 
 import argparse
+import sys
 
 from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.settings import LOGS
-from convnext_dense.mm.training import TrainOptions, training_runner
+from convnext_dense.mm.training import TrainOptions, training_preflight, training_runner
 
 OWN = (
     "resume",
@@ -79,6 +80,11 @@ def main() -> None:
         help="longest time without a checkpoint (default: 30; 0: the config's alone)",
     )
     parser.add_argument(
+        "--preflight",
+        action="store_true",
+        help="check data and weights, try steps, tell memory, hours and disk, and exit; writes nothing",
+    )
+    parser.add_argument(
         "--strict-data",
         action="store_true",
         help="stop at the first bad image or annotation (default: leave it out, count it and name it)",
@@ -94,7 +100,12 @@ def main() -> None:
         own = {name: getattr(args, name) for name in OWN}
         options = TrainOptions(**vars(common_options(args)), batch=args.batch or "accumulate", **own)
         with leaving_together():
-            training_runner(args.config, options).train()
+            if args.preflight:
+                ready = training_preflight(args.config, options)
+            else:
+                training_runner(args.config, options).train()
+                ready = True
+    sys.exit(0 if ready else 1)
 
 
 if __name__ == "__main__":

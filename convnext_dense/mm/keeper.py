@@ -89,20 +89,35 @@ class CheckpointKeeper(CheckpointHook):
         super().__init__(*args, **options)
         self.minutes = minutes
         self.began: str | None = None
+        self.replaced: list[str] = []
         self.saved_step = -1
         self.saved_at = time.monotonic()
 
     # ---- regular checkpoints
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what an earlier process left half-written."""
+        """Remove what an earlier process left: half-written, or replaced and not removed yet."""
         super().before_train(runner)
+        if runner._resume and (last := runner.message_hub.runtime_info.get("last_ckpt")):
+            # mmengine forgets it, and then does not record a new best score in it
+            self.last_ckpt = str(Path(self.out_dir, Path(last).name))
         if isinstance(self.file_backend, LocalBackend):
             if is_main_process():
                 for partial in Path(self.out_dir).glob(".*.pth.partial"):
                     partial.unlink(missing_ok=True)
+                source = Path(runner._load_from or "").parent
+                if self.replaced and source.exists() and source.samefile(self.out_dir):
+                    for name in {Path(name).name for name in self.replaced} - self._kept():
+                        Path(self.out_dir, name).unlink(missing_ok=True)
             self.file_backend = _LaterRemoval()
         self.saved_at = time.monotonic()
+
+    def _kept(self) -> set[str]:
+        """Names of the files that the run knows as its own, and ``recent.pth``."""
+        steps = self.keep_ckpt_ids if self.max_keep_ckpts > 0 else ()
+        best = [getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()]
+        paths = [*map(self.filename_tmpl.format, steps), *best, self.last_ckpt, RECENT]
+        return {Path(path).name for path in paths if path}
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         super()._save_checkpoint_with_step(runner, step, meta)
@@ -114,15 +129,21 @@ class CheckpointKeeper(CheckpointHook):
             self.file_backend.carry_out(keep=self.last_ckpt)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Record where in its epoch the run is, and when it began."""
+        """Record where in its epoch the run is, when it began, and the files that this one replaces.
+
+        A kill may come before those are removed; the run that goes on from here does it then.
+        """
         if isinstance(runner._train_loop, StepLoop):
             checkpoint["meta"].update(runner._train_loop.position(), began=self.began or runner.timestamp)
+        if isinstance(self.file_backend, _LaterRemoval):
+            checkpoint["meta"]["replaces"] = [path.name for path in self.file_backend.doomed]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
         """Go on from there."""
         if runner._resume and isinstance(runner._train_loop, StepLoop):
             runner._train_loop.restore(checkpoint["meta"])
             self.began = checkpoint["meta"].get("began")
+            self.replaced = checkpoint["meta"].get("replaces", [])
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """As mmengine's; a checkpoint written now has this evaluation behind it."""

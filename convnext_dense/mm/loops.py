@@ -62,6 +62,7 @@ class StepLoop:
         with self.interrupts:
             self.runner.call_hook("before_train")
             if self._iter and not self.step_of_epoch:
+                self.recall()
                 self.validate()  # where the checkpoint was written before the evaluation was done
             self.train()
             self.runner.call_hook("after_train")
@@ -103,6 +104,10 @@ class StepLoop:
             raise
         self.validated = self._iter
 
+    def recall(self) -> None:
+        """Tell the message hub what it held behind the last step; mmengine tells it where the next one is."""
+        self.runner.message_hub.update_info("iter", self._iter - 1)
+
 
 @LOOPS.register_module()
 class EpochStepLoop(StepLoop, EpochBasedTrainLoop):
@@ -128,6 +133,11 @@ class EpochStepLoop(StepLoop, EpochBasedTrainLoop):
         self.step_of_epoch = 0  # of the next one, where the checkpoint that is written now goes on
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+
+    def recall(self) -> None:
+        """As above, and the epoch."""
+        super().recall()
+        self.runner.message_hub.update_info("epoch", self._epoch - 1)
 
     def is_due(self) -> bool:
         """Whether the epochs done ask for an evaluation."""

@@ -24,7 +24,9 @@ TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"
 OPTIONS = ("--seed", "3", "--ema", "0.01", "--checkpoint-minutes", "0.03", "--device", "cpu", "--resume")
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 # of a checkpoint, what is of a process and not of the run
-MAY_DIFFER = re.compile(r"/(time|data_time|experiment_name|began|eta|cfg|last_ckpt|best_ckpt|filename)$")
+MAY_DIFFER = re.compile(
+    r"/(time|data_time|experiment_name|mmengine_version|began|eta|cfg|last_ckpt|best_ckpt|filename)$"
+)
 _STEP = re.compile(r"Iter\(train\) \[ *(\d+)/|Epoch\(train\) +\[(\d+)\]\[ *(\d+)/")
 
 # Programs that run tools/train.py on a disk with faults; the product has no hook for them.

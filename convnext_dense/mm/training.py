@@ -11,7 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from convnext_dense.mm.checkpoints import read_position
-from convnext_dense.mm.data import check_data
+from convnext_dense.mm.data import SPLITS, check_data
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.keeper import newest_checkpoint
@@ -62,19 +62,22 @@ class TrainOptions(Options):
     strict_data: bool = False
 
 
-def training_runner(source: str, options: TrainOptions) -> Runner:
-    """A runner ready for ``train()``, after printing what matters about the run.
+def training_config(
+    source: str, options: TrainOptions, splits: tuple[str, ...] = SPLITS
+) -> tuple[Config, list[str]]:
+    """The config that the runner is built from, and lines to tell the user.
 
     Args:
         source: config path or recipe name.
         options: see there.
+        splits: whose files are looked at.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
     cfg, notes = open_config(source, options)
-    check_data(cfg)
-    notes += set_own_data(cfg, options.classes, strict=options.strict_data)
+    check_data(cfg, splits)
+    notes += set_own_data(cfg, options.classes, splits, strict=options.strict_data)
     checkpoint, resume_notes = resume_point(cfg, options.resume)
     notes += resume_notes
     cfg.resume = checkpoint is not None
@@ -96,6 +99,30 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
         from convnext_dense.mm.sharding import set_fsdp  # needs a torch that is built with distributed
 
         notes.append(set_fsdp(cfg, dist.get_world_size(), options.compile))
+    return cfg, [*run_summary(cfg, dist.get_world_size()), *filter(None, notes)]
+
+
+def training_preflight(source: str, options: TrainOptions) -> bool:
+    """Say what a run needs and what is wrong with it; whether it can start. Nothing is written.
+
+    Raises:
+        UserError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
+    """
+    from convnext_dense.mm.preflight import preflight  # a run does without
+
+    cfg, notes = training_config(source, options, splits=())  # it looks at all files, behind a fault, too
+    if dist.is_main_process():
+        print(*notes, sep="\n")
+    return preflight(cfg, options.strict_data, options.compile)
+
+
+def training_runner(source: str, options: TrainOptions) -> Runner:
+    """A runner ready for ``train()``, after printing what matters about the run.
+
+    Raises:
+        UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
+    """
+    cfg, notes = training_config(source, options)
     runner = RUNNERS.build(cfg)
     notes.append(tolerate_bad_data(runner, options.strict_data))
     runner.register_hook(LoaderHook())
@@ -107,7 +134,7 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
             f"batch norms see {cfg.train_dataloader.batch_size} images at a time, the recipe's more: "
             "expect other statistics, and a little less accuracy"
         )
-    for line in [*run_summary(cfg, runner.world_size), *filter(None, notes)]:
+    for line in notes:
         runner.logger.info(line)
     return runner
 

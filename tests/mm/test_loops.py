@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from convnext_dense.mm.checkpoints import read_checkpoint
 from convnext_dense.mm.finite import NotFiniteError
 from convnext_dense.mm.interrupts import Interrupted
-from convnext_dense.mm.keeper import newest_checkpoint
+from convnext_dense.mm.keeper import _LaterRemoval, newest_checkpoint
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.shapes import make_shapes
 
@@ -106,8 +106,9 @@ def test_accumulated_batches_are_one_large_batch(data, tmp_path, loop):
         assert runner.iter == (4 if loop == "iter" else 6)  # 10 images are 2.5 steps of 4
         found.append(weights(runner))
     start = found[0].abs().max()
-    assert (found[1] - found[0]).abs().max() / start < 1e-6
-    assert (found[2] - found[0]).abs().max() / start < 1e-6
+    # float32 sums in another order, carried on by the momentum of six steps
+    assert (found[1] - found[0]).abs().max() / start < 1e-5
+    assert (found[2] - found[0]).abs().max() / start < 1e-5
 
 
 def test_rates_warm_up_and_evaluations_count_steps(data, tmp_path):
@@ -159,6 +160,7 @@ def whole(data, tmp_path_factory):
         (("after_train_iter", 4), 2, 4, 1),  # in the second epoch
         (("after_train_iter", 3), 0, 3, 3),  # behind the last step of the first
         (("after_val_iter", 5), 2, 6, 0),  # in the second evaluation
+        (("after_val_iter", 8), 0, 9, 0),  # in the last one, behind the last checkpoint
     ],
 )
 def test_a_run_by_epochs_goes_on_anywhere(data, whole, tmp_path, place, workers, step, of_epoch):
@@ -172,6 +174,25 @@ def test_a_run_by_epochs_goes_on_anywhere(data, whole, tmp_path, place, workers,
     assert names[0] == names[1] and "recent.pth" not in names[0]
     evaluations = [[r["mIoU"] for r in records(folder) if "mIoU" in r] for folder in (whole, tmp_path)]
     assert len(evaluations[0]) == 3 and evaluations[0] == evaluations[1]
+
+
+@pytest.mark.parametrize("replaced", ["epoch_1.pth", "best_mIoU_epoch_1.pth"])
+def test_what_a_kill_left_to_be_removed_goes_at_the_next_start(data, tmp_path, monkeypatch, replaced):
+    """No removal is carried out in the second epoch, as if SIGKILL had come before it."""
+    carry_out = _LaterRemoval.carry_out
+
+    def killed_before(self, keep):
+        if any(path.name == replaced for path in self.doomed):
+            raise KeyboardInterrupt  # as SIGKILL, nothing is saved
+        carry_out(self, keep)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_LaterRemoval, "carry_out", killed_before)
+        train(data, tmp_path, BY_EPOCHS, ema=0.1)
+    assert (tmp_path / replaced).exists()
+    train(data, tmp_path, BY_EPOCHS, ema=0.1, resume="auto", seed=None)
+    assert [path.name for path in tmp_path.glob("epoch_*")] == ["epoch_3.pth"]
+    assert len(list(tmp_path.glob("best_*"))) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(data, tmp_path):

@@ -1,0 +1,341 @@
+"""``tools/train.py --preflight``: what a run depends on, tried or computed; nothing is written."""
+
+import contextlib
+import copy
+import io
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from mmengine import dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from convnext_dense.mm.data import SPLITS
+from convnext_dense.mm.errors import UserError, explain
+from convnext_dense.mm.preflight_data import check_everything
+from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
+from convnext_dense.mm.preflight_samples import Samples, largest_samples
+from convnext_dense.mm.preflight_steps import (
+    Measured,
+    evaluation_pace,
+    largest_fitting,
+    loader_pace,
+    measure_steps,
+)
+from convnext_dense.mm.preflight_weights import checkpoint_bytes, load, wrap
+from convnext_dense.mm.runtime import compile_backbone
+from convnext_dense.mm.settings import has_batch_norm, set_pretrained
+from convnext_dense.mm.tolerant import set_tolerant_data
+from convnext_dense.preflight_report import (
+    Length,
+    Pace,
+    Report,
+    duration,
+    gib,
+    run_seconds,
+)
+
+
+def preflight(
+    cfg: Config, strict: bool = False, compiled: bool = False, tell: Callable[[str], None] = print
+) -> bool:
+    """Check the data, load the weights, take steps, and report what the run will need.
+
+    All processes of a distributed run call it; the first one checks the files and reports. Nothing is
+    written, but for weights that have to be downloaded, which go where the run will look for them.
+
+    Args:
+        cfg: as :func:`convnext_dense.mm.training.training_runner` builds its runner from.
+        strict: ``--strict-data``.
+        compiled: ``--compile``.
+        tell: prints a line of the report.
+
+    Returns:
+        whether the run can start.
+
+    Raises:
+        UserError: sharded runs, which only a run of their own can measure.
+    """
+    if cfg.get("runner_type") == "ShardedRunner":
+        raise UserError("--preflight measures whole models: leave --fsdp out, its memory is that of a share")
+    main = dist.is_main_process()
+    report = Report(tell if main else lambda line: None)
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    with _quiet():
+        usable = [check_everything(cfg, strict, report) if main else True]
+        dist.broadcast_object_list(usable)  # the others wait here
+        _Preflight(cfg, strict, compiled, report).run(usable[0])
+    report.tell(report.verdict())
+    ready = [report.ready]
+    dist.broadcast_object_list(ready)  # the other processes have not seen the files
+    return ready[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to ourselves what mmengine says of each parameter, and pycocotools of each file."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Preflight:
+    """What the parts of a preflight hand on to each other; each part says its lines."""
+
+    def __init__(self, cfg: Config, strict: bool, compiled: bool, report: Report) -> None:
+        self.cfg = cfg
+        self.report = report
+        self.compiled = compiled
+        self.loaders = {f"{s}_dataloader": copy.deepcopy(cfg.get(f"{s}_dataloader")) for s in SPLITS}
+        set_tolerant_data(self.loaders, strict)
+        self.steps_done = 0
+        self.batch_size = cfg.train_dataloader.batch_size
+
+    def run(self, usable: bool) -> None:
+        """All parts; what one cannot do is a problem, and the others go on as far as they can.
+
+        Args:
+            usable: whether training can be tried on the data.
+        """
+        model = self.weights()
+        loader = self.attempt("training", self.train_loader) if usable else None
+        wrapped = wrap(model, self.cfg)
+        if self.compiled:
+            self.report.say("compile", compile_backbone(wrapped))
+        optim_wrapper = build_optim_wrapper(wrapped, copy.deepcopy(self.cfg.optim_wrapper))
+        if loader is None:
+            self.report.say("steps", "not tried: training would fail on these data")
+            return
+        self.span = span_of(self.cfg.train_cfg, len(loader))
+        self.rates()
+        steps = self.attempt("training", lambda: self.steps(wrapped, optim_wrapper, loader))
+        if steps:
+            self.attempt("time", lambda: self.time(wrapped, *steps, loader))
+            self.disk(model, optim_wrapper)
+
+    def attempt(self, topic: str, part: Callable[[], object]) -> object:
+        """What ``part`` returns; ``None`` if it meets an error that a user can act on."""
+        try:
+            return part()
+        except Exception as error:
+            advice = explain(error)
+            if advice is None:
+                raise
+            self.report.problem(topic, advice)
+            return None
+
+    # ---- weights
+
+    def weights(self) -> nn.Module:
+        """The model with the weights that the run will start from; random ones where these fail."""
+        model = MODELS.build(self.cfg.model)
+        loaded = self.attempt("weights", lambda: load(model, self.cfg))
+        if loaded:
+            text, self.steps_done = loaded
+        else:
+            plain = Config(dict(model=copy.deepcopy(self.cfg.model)))
+            set_pretrained(plain, "none")
+            model = MODELS.build(plain.model)
+            text = "going on with random ones, for the sake of what follows"
+        total, inside = (
+            sum(p.numel() for p in part.parameters()) / 1e6
+            for part in (model, getattr(model, "backbone", nn.Identity()))
+        )
+        self.report.say("weights", f"{text}; {total:.1f} M parameters, {inside:.1f} M in the backbone")
+        return model
+
+    # ---- data, length and rates of the run
+
+    def train_loader(self) -> DataLoader:
+        """The training loader with its dataset."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            return Runner.build_dataloader(self.loaders["train_dataloader"], seed=0)
+
+    def rates(self) -> None:
+        """Groups and learning rates."""
+        images = self.batch_size * dist.get_world_size()
+        try:
+            rates = plan_rates(self.cfg, self.span.epoch_length, images)
+        except (AttributeError, TypeError, ValueError) as error:
+            self.report.say("rates", f"cannot be told beforehand: {error}")
+            return
+        self.report.say("rates", rates.groups)
+        self.report.say("", rates.course)
+        if not rates.reached:
+            self.report.warn(
+                "rates", "the run ends in its warm-up: lengthen it, or shorten the warm-up in param_scheduler"
+            )
+
+    # ---- steps
+
+    def steps(
+        self, model: nn.Module, optim_wrapper: OptimWrapper, loader: DataLoader
+    ) -> tuple[Measured, Samples] | None:
+        """Steps on the largest batch, their memory, and the largest batch that fits."""
+        samples = largest_samples(self.cfg, self.loaders["train_dataloader"], loader.dataset)
+        image, batch = (_by(size) for size in samples.largest)
+        shape = f"{self.batch_size} x {batch}"
+        self.report.say(
+            "shape", f"largest image {image}, largest batch {shape} (height x width); {samples.source}"
+        )
+        average = copy.deepcopy(model) if self.averages else None  # --ema keeps one
+        least = 2 if has_batch_norm(model) else 1
+        measured = measure_steps(model, optim_wrapper, samples, self.batch_size, least)
+        fitting = largest_fitting(model, optim_wrapper, samples, measured)
+        del average
+        self.memory(measured, fitting, shape)
+        if not math.isfinite(measured.loss):
+            self.report.problem(
+                "steps",
+                f"the loss is {measured.loss} behind the first steps: check labels, weights and rates",
+            )
+        return None if measured.seconds is None else (measured, samples)
+
+    def memory(self, measured: Measured, fitting: tuple[int, bool] | None, shape: str) -> None:
+        """Lines about memory."""
+        place = torch.device(get_device())
+        peak = measured.peaks.get(self.batch_size)
+        free = f"{gib(measured.free)} were free on {place}"
+        if measured.seconds is None:
+            most = f"about {fitting[0]} images may" if fitting and fitting[0] else "perhaps none does"
+            self.report.problem(
+                "memory",
+                f"a batch of {shape} does not fit, {free}; {most}: lower train_dataloader.batch_size "
+                "(gradients are accumulated), or set model.backbone.memory=leaner or "
+                "model.backbone.with_cp=True",
+            )
+        elif peak is None:
+            self.report.say("memory", "not told by this system")
+        else:
+            self.report.say(
+                "memory",
+                f"peak {gib(measured.before + peak)} at {shape}: {gib(measured.before)} before the step and "
+                f"{gib(peak)} in it; {free}",
+            )
+        if fitting:
+            images, tried = fitting
+            line = measured.line
+            how = (
+                "tried"
+                if tried
+                else f"{gib(line.fixed)} + {gib(line.per_image)} an image in 90% of what was free"
+            )
+            self.report.say("batch", f"largest that fits: {images} images a process ({how})")
+            if measured.seconds is not None and images < self.batch_size:
+                self.report.warn("batch", f"{self.batch_size} images leave less than 10% of the memory free")
+
+    # ---- time
+
+    def time(self, model: nn.Module, measured: Measured, samples: Samples, loader: DataLoader) -> None:
+        """Seconds of steps, of the loader and of evaluations; hours of the run."""
+        length = length_of(self.cfg, self.span, self.steps_done)
+        preprocessor = self.cfg.model.get("data_preprocessor") or {}
+        shape = f"{self.batch_size} x {_by(samples.largest.batch)}"
+        seconds = measured.seconds
+        batches = f", {duration(seconds * length.accumulate)} a step of {length.accumulate} batches"
+        self.report.say(
+            "steps", f"{duration(seconds)} a batch of {shape}{batches if length.accumulate > 1 else ''}"
+        )
+        pace = Pace(seconds, overlap=loader.num_workers > 0)
+        if loading := loader_pace(loader, preprocessor):
+            largest = samples.largest.batch[0] * samples.largest.batch[1]
+            share = min(1.0, loading.area / largest)
+            pace = pace._replace(share=share, loading=loading.seconds)
+            self.report.say(
+                "loading",
+                f"{self.batch_size / loading.seconds:.1f} images/s with {_workers(loader.num_workers)}, "
+                f"{duration(loading.seconds)} a batch; {loading.batches} batches drawn have "
+                f"{share:.0%} of the largest one's area",
+            )
+        if pace.starved:
+            self.report.warn(
+                "loading",
+                "slower than training, so it sets the pace: raise train_dataloader.num_workers "
+                f"({os.cpu_count()} CPU cores)",
+            )
+        if length.evaluations:
+            pace, length = self.evaluation(model, pace, length)
+        usual, most, evaluating = run_seconds(pace, length)
+        worst = f", {duration(most)} if every batch were the largest" if most > 1.01 * usual else ""
+        left = f" left of {self.span.total:,}" if self.steps_done else ""
+        self.report.say(
+            "run",
+            f"{length.steps:,} steps{left}: {duration(usual)}{worst}; {length.evaluations} "
+            f"evaluation{'s' * (length.evaluations != 1)}: {duration(evaluating)}",
+        )
+
+    def evaluation(self, model: nn.Module, pace: Pace, length: Length) -> tuple[Pace, Length]:
+        """``pace`` and ``length`` with validation images."""
+        settings = self.loaders["val_dataloader"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            dataset = DATASETS.build(settings["dataset"])
+        if hasattr(dataset, "full_init"):
+            dataset.full_init()
+        fp16 = self.cfg.val_cfg.get("fp16", False)
+        seconds = evaluation_pace(model, dataset, settings.get("batch_size", 1), fp16)
+        images = -(-len(dataset) // dist.get_world_size())
+        self.report.say(
+            "evaluation",
+            f"{duration(seconds)} an image with the weights of now, {duration(images * seconds)} "
+            f"for {images:,} images, without the metric",
+        )
+        return pace._replace(image=seconds), length._replace(val_images=images)
+
+    # ---- disk
+
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is kept."""
+        return any(hook["type"] == "EMAHook" for hook in self.cfg.get("custom_hooks") or [])
+
+    def disk(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
+        """Checkpoints of the run against the space that is free."""
+        hook = (self.cfg.get("default_hooks") or {}).get("checkpoint")
+        if not hook or hook["type"] not in ("CheckpointHook", "CheckpointKeeper"):
+            self.report.say("disk", "no checkpoint hook that is known here")
+            return
+        plain = checkpoint_bytes(model)
+        average = plain if self.averages else 0
+        whole = checkpoint_bytes(model, optim_wrapper) + average
+        disk = disk_of(hook, self.span, whole, plain + average)
+        folder = _existing(Path(hook.get("out_dir") or self.cfg.work_dir))
+        free = shutil.disk_usage(folder).free
+        keep = hook.get("max_keep_ckpts", -1)
+        kept = "all are kept" if keep <= 0 else f"the last {keep} are kept"
+        also = " and the best" if disk.best else ""
+        self.report.say(
+            "disk",
+            f"{gib(disk.whole)} a checkpoint; {kept}{also}: at most {gib(disk.most)} of {gib(free)} "
+            f"free in {folder}",
+        )
+        if disk.most > free:
+            self.report.warn("disk", "too little space: --keep K keeps fewer, --work-dir DIR goes elsewhere")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _workers(count: int) -> str:
+    return "no worker" if count == 0 else f"{count} worker{'s' if count > 1 else ''}"

@@ -1,0 +1,254 @@
+"""Real training steps, their time and their memory; the pace of the loader and of evaluations."""
+
+import copy
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from mmengine import dist
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import OptimWrapper
+from mmengine.runner.amp import autocast
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from convnext_dense.mm.preflight_samples import Samples
+from convnext_dense.mm.preflight_shape import around, pad
+from convnext_dense.mm.windows import free_memory
+from convnext_dense.preflight_report import USABLE, Line, largest_batch, memory_line
+from convnext_dense.speed import peak_bytes, time_once
+
+LOADER_SECONDS = 20.0
+CLEAR = 128 * 2**20  # bytes of a step beside which what else a process does is small
+MOST = 16  # images of a batch that is tried for the line of memory alone
+
+
+# ----------------------------------------------------------------------------------------------- steps
+
+
+class Measured(NamedTuple):
+    """What the steps took.
+
+    Attributes:
+        seconds: of the second step on the configured batch; ``None`` if that does not fit.
+        peaks: images -> bytes of a step beside what was there before; empty where the system does not tell.
+        before: bytes that were there before.
+        free: bytes that were free then.
+        loss: of the last step.
+    """
+
+    seconds: float | None
+    peaks: dict[int, int]
+    before: int
+    free: int
+    loss: float
+
+    @property
+    def line(self) -> Line | None:
+        """Memory as a function of the batch."""
+        return memory_line(self.peaks)
+
+
+def measure_steps(
+    model: nn.Module, optim_wrapper: OptimWrapper, samples: Samples, batch_size: int, least: int = 1
+) -> Measured:
+    """Two training steps on a batch of ``batch_size``, and one on each of some others, for memory's growth.
+
+    Args:
+        model: on its device, in its wrapper.
+        optim_wrapper: of its parameters; they change.
+        samples: of the largest shape.
+        batch_size: images of a process.
+        least: images that the model trains on at least; 2 with batch norms.
+    """
+    device = next(model.parameters()).device
+    losses: list[float] = []
+
+    def step(batch: dict) -> None:
+        losses.append(float(model.train_step(batch, optim_wrapper=optim_wrapper)["loss"].detach()))
+
+    model.train()
+    least = min(least, batch_size)
+    step(samples.warm_up(least))  # optimizer state is allocated
+    before, free = memory_now(device), available_memory(device)
+    peaks: dict[int, int] = {}
+    seconds: list[float] = []
+
+    def tried(images: int) -> bool:
+        """Whether a batch of so many images fits; its time and peak are noted."""
+        if not _agreed(_may_fit(images, peaks, free, device)):
+            return False
+        noted: list[tuple[float, int | None]] = []
+
+        def steps() -> None:
+            for _ in range(2 if images == batch_size else 1):
+                noted.append(timed_peak(partial(step, samples.batch(images)), device))
+
+        if not survives(steps, model):
+            return False
+        taken, peak = noted[-1]
+        if images == batch_size:
+            seconds.append(taken)
+        if peak is not None:
+            peaks[images] = peak
+        return True
+
+    fits = all(tried(images) for images in sorted({least, batch_size}))
+    while peaks and max(peaks) < MOST:
+        largest = max(peaks)
+        clear = not _agreed(peaks[largest] < CLEAR)
+        images = largest + 1 if clear else 2 * largest
+        if (clear and len(peaks) > 1) or (images >= batch_size and not fits) or not tried(images):
+            break  # a line needs two points, far enough from each other to tell their difference
+    return Measured(seconds[0] if seconds else None, peaks, before, free, losses[-1])
+
+
+def survives(run: Callable[[], object], model: nn.Module) -> bool:
+    """Whether ``run``, a step of ``model``, ends without filling the GPU's memory."""
+    try:
+        run()
+        return True
+    except torch.cuda.OutOfMemoryError:
+        if dist.is_distributed():
+            raise  # the other processes wait for this one
+    # behind the handler, whose traceback keeps the tensors of the step
+    model.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    return False
+
+
+def _may_fit(images: int, peaks: Mapping[int, int], free: int, device: torch.device) -> bool:
+    """Whether a step may be tried: a CPU's memory that overflows takes the process with it."""
+    if not peaks or device.type == "cuda":
+        return True
+    last = max(peaks)
+    return peaks[last] * images / last < free * USABLE
+
+
+def _agreed(mine: bool) -> bool:
+    """Whether all processes say yes; their free memory differs."""
+    return all(dist.all_gather_object(mine)) if dist.is_distributed() else mine
+
+
+def timed_peak(run: Callable[[], None], device: torch.device) -> tuple[float, int | None]:
+    """Seconds of one call and the bytes it took at most; ``None`` where the system does not tell."""
+    taken: list[float] = []
+    peak = peak_bytes(lambda: taken.append(time_once(run, device)[0]), device)
+    if peak is None and not taken:  # the system told nothing, before the call
+        taken.append(time_once(run, device)[0])
+    return taken[-1], peak
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes of tensors on a GPU, or of this process on a CPU; 0 where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) * 1024
+    except (OSError, StopIteration):
+        return 0
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a step may take beside what is there.
+
+    On a CPU what the file cache holds counts as free, and the processes of this machine share it.
+    """
+    if device.type != "cpu":
+        return free_memory(device)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or dist.get_world_size())
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
+    except (OSError, StopIteration):
+        free = free_memory(device)
+    return free // sharing
+
+
+def confirmed(images: int, known: int, fits: Callable[[int], bool]) -> int:
+    """The largest batch from ``images`` downwards that really fits.
+
+    Args:
+        images: as the line of memory says.
+        known: a batch that fitted.
+        fits: tries a step.
+    """
+    while images > known and not fits(images):
+        images = max(known, images - max(1, images // 16))
+    return images
+
+
+def largest_fitting(
+    model: nn.Module, optim_wrapper: OptimWrapper, samples: Samples, measured: Measured
+) -> tuple[int, bool] | None:
+    """Images of the largest batch that fits, and whether it was tried: on one GPU it is, on a CPU never.
+
+    ``None`` where nothing is known about memory.
+    """
+    line = measured.line
+    if line is None:
+        return None
+    images = largest_batch(line, measured.free)
+    device = next(model.parameters()).device
+    if device.type != "cuda" or dist.is_distributed():
+        return images, False
+
+    def fits(images: int) -> bool:
+        batch = samples.batch(images)
+        return survives(lambda: model.train_step(batch, optim_wrapper=optim_wrapper), model)
+
+    return confirmed(images, max(measured.peaks), fits), True
+
+
+# ------------------------------------------------------------------------------------------------ pace
+
+
+class LoaderPace(NamedTuple):
+    """Seconds a batch, the mean area of a batch after padding in pixels, and batches looked at."""
+
+    seconds: float
+    area: float
+    batches: int
+
+
+def loader_pace(
+    loader: DataLoader, preprocessor: Mapping, limit: float = LOADER_SECONDS
+) -> LoaderPace | None:
+    """How fast the real loader is, behind the first batch of each worker; ``None`` if it has too few."""
+    first, most = max(1, loader.num_workers), max(8, 4 * loader.num_workers)
+    areas: list[float] = []
+    start = counted = 0
+    end = time.monotonic() + limit
+    batches = iter(loader)
+    for number, batch in zip(range(first + most), batches, strict=False):
+        height, width = pad(around([image.shape[-2:] for image in batch["inputs"]]), preprocessor)
+        areas.append(height * width)
+        now = time.perf_counter()
+        start = now if number < first else start
+        counted = max(0, number + 1 - first)
+        if time.monotonic() > end and counted:
+            break
+    del batches  # ends the workers
+    if not counted:
+        return None
+    return LoaderPace((now - start) / counted, sum(areas) / len(areas), len(areas))
+
+
+def evaluation_pace(model: nn.Module, dataset: Dataset, batch_size: int, fp16: bool = False) -> float:
+    """Seconds of a validation image: two batches, behind one that nobody counts."""
+    device = next(model.parameters()).device
+    model.eval()
+    order = random.Random(0).sample(range(len(dataset)), min(len(dataset), 3 * batch_size))
+    items = [dataset[index] for index in order]
+    taken = []
+    for start in range(3):
+        chosen = [copy.deepcopy(items[(start * batch_size + i) % len(items)]) for i in range(batch_size)]
+        batch = pseudo_collate(chosen)
+        with torch.no_grad(), autocast(enabled=fp16):
+            taken.append(time_once(lambda batch=batch: model.val_step(batch), device)[0])
+    return sum(taken[1:]) / 2 / batch_size

@@ -1,0 +1,95 @@
+"""A model with the weights that a run will start from, on its device, and what a checkpoint takes."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+from mmengine import dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODEL_WRAPPERS
+from torch import Tensor, nn
+
+from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
+
+
+def load(model: nn.Module, cfg: Config) -> tuple[str, int]:
+    """Load as the run will; what was loaded and from where, and the steps that are behind it.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged or of another model.
+    """
+    with _lines_of_core() as lines:
+        model.init_weights()
+    source = cfg.get("load_from")
+    if source and cfg.get("load_strict", True):
+        checkpoint = (read_checkpoint if cfg.get("resume") else read_weights)(source)
+        state = whole_model_state(model, checkpoint["state_dict"], source)
+        model.load_state_dict(state)
+        told = f"whole model: {len(state)}/{len(model.state_dict())} tensors from {source}"
+        steps = checkpoint["meta"].get("iter", 0) if cfg.get("resume") else 0
+        return (f"{told}, behind step {steps:,}" if steps else told), steps
+    if source:
+        return f"load_strict = False: {source} will be loaded as far as it fits, and was not looked at", 0
+    named = _pretrained(model)
+    if lines:
+        return f"{'; '.join(lines)}, {named}", 0
+    if named:
+        return f"{named}, by the toolbox's own loading, which does not count", 0
+    return "random: neither the config nor --pretrained names a file", 0
+
+
+@contextlib.contextmanager
+def _lines_of_core() -> Iterator[list[str]]:
+    """What the exact loader logs, which is one line a file."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    listener = Listener(logging.INFO)
+    logger = logging.getLogger("convnext_dense")
+    logger.addHandler(listener)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(listener)
+
+
+def _pretrained(model: nn.Module) -> str:
+    """The file that the backbone, or the whole model, is initialised from; empty for none."""
+    for part in (getattr(model, "backbone", None), model):
+        init = getattr(part, "init_cfg", None)
+        for entry in init if isinstance(init, list) else [init]:
+            if isinstance(entry, Mapping) and entry.get("type") == "Pretrained":
+                return str(entry["checkpoint"])
+    return ""
+
+
+def wrap(model: nn.Module, cfg: Config) -> nn.Module:
+    """``model`` on its device, behind a wrapper if there are several processes; as mmengine's runner does."""
+    model = model.to(get_device())
+    if not dist.is_distributed():
+        return model
+    wrapper = dict(
+        cfg.get("model_wrapper_cfg")
+        or dict(
+            type="MMDistributedDataParallel",
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
+    )
+    return MODEL_WRAPPERS.build(
+        wrapper, default_args=dict(module=model, device_ids=[int(os.environ["LOCAL_RANK"])])
+    )
+
+
+def checkpoint_bytes(model: nn.Module, optim_wrapper: OptimWrapper | None = None) -> int:
+    """Bytes of the tensors in a checkpoint; those of the optimizer are there once it has made a step."""
+    state = optim_wrapper.optimizer.state if optim_wrapper else {}
+    tensors = [*model.state_dict().values()]
+    tensors += [value for values in state.values() for value in values.values() if isinstance(value, Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
