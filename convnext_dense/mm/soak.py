@@ -25,7 +25,7 @@ OPTIONS = ("--seed", "3", "--ema", "0.01", "--checkpoint-minutes", "0.03", "--de
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 # of a checkpoint, what is of a process and not of the run
 MAY_DIFFER = re.compile(
-    r"/(time|data_time|experiment_name|mmengine_version|began|eta|cfg|last_ckpt|best_ckpt|filename)$"
+    r"/(time|data_time|experiment_name|mmengine_version|began|replaces|eta|cfg|last_ckpt|best_ckpt|filename)$"
 )
 _STEP = re.compile(r"Iter\(train\) \[ *(\d+)/|Epoch\(train\) +\[(\d+)\]\[ *(\d+)/")
 
