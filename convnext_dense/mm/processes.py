@@ -1,7 +1,9 @@
 """The device of a process, and the group of processes that it joins."""
 
 import contextlib
+import gc
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
@@ -67,7 +69,8 @@ def leaving_together() -> Iterator[None]:
     """
     try:
         yield
-    except Interrupted:
+    except Interrupted as interrupted:
+        traceback.clear_frames(interrupted.__traceback__)  # they refer to the runner
         _leave()
         raise
     _leave()
@@ -77,6 +80,7 @@ def _leave() -> None:
     if dist.is_distributed():
         dist.barrier()
         torch.distributed.destroy_process_group()
+        gc.collect()  # a runner's cycles refer to the group, and its last reference joins the threads
 
 
 def this_attempt() -> dict[str, object]:

@@ -4,27 +4,21 @@ The file is its own worker: torchrun runs it with a folder as argument.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
-from PIL import Image
+from ranks import ROOT, make_noise, run_as_rank, torchrun
 
 from convnext_dense.mm.checkpoints import load_model, read_checkpoint
 from convnext_dense.mm.errors import UserError
-from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.sharding import blocks_to_recompute, plain_name, set_fsdp, with_names, with_numbers
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, HALF = 4, 2
 
 CONFIG = """
@@ -46,31 +40,6 @@ train_cfg = dict(max_iters={steps}, val_interval={half})
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval={half}))
 log_processor = dict(window_size=1)
 """
-
-
-def make_data(folder: Path) -> None:
-    """Eight training and three validation images of noise, with a label at each pixel."""
-    rng = np.random.default_rng(0)
-    for split, count in (("training", 8), ("validation", 3)):
-        for kind in ("images", "annotations"):
-            (folder / kind / split).mkdir(parents=True)
-        for i in range(count):
-            image = rng.integers(0, 256, (64, 64, 3), np.uint8)
-            Image.fromarray(image).save(folder / "images" / split / f"{i}.jpg")
-            labels = np.kron(rng.integers(1, 5, (8, 8), np.uint8), np.ones((8, 8), np.uint8))
-            Image.fromarray(labels).save(folder / "annotations" / split / f"{i}.png")
-
-
-def torchrun(*command: object, folder: Path, status: int = 0) -> str:
-    """Output of two ranks; checks their exit status."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *map(str, command)], cwd=folder, env=env, capture_output=True, text=True, timeout=300
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == status, output
-    return output
 
 
 class Notes(Hook):
@@ -128,7 +97,7 @@ def worker(folder: Path) -> None:
 def runs(tmp_path_factory) -> Path:
     """Folder with ``ddp/`` and ``fsdp/``, of four steps each."""
     folder = tmp_path_factory.mktemp("sharding")
-    make_data(folder / "data")
+    make_noise(folder / "data", val=3)
     base = ROOT / "configs/demo/upernet_shapes.py"
     (folder / "config.py").write_text(CONFIG.format(base=base, steps=STEPS, half=HALF))
     torchrun(__file__, folder, folder=folder)
@@ -268,5 +237,4 @@ def test_names_and_numbers_of_an_optimizer_state():
 
 
 if __name__ == "__main__":
-    with leaving_together():
-        worker(Path(sys.argv[1]))
+    run_as_rank(worker)

@@ -6,8 +6,6 @@ as one process, before the group is there.
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +15,14 @@ from mmengine import dist
 from mmengine.dataset import pseudo_collate
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from PIL import Image
+from ranks import ROOT, make_noise, run_as_rank, torchrun
 
 from convnext_dense.mm import runtime
 from convnext_dense.mm.metrics import SegmentationRecords
-from convnext_dense.mm.processes import leaving_together
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.seeding import STEP, seed_all
 from convnext_dense.shapes import make_shapes
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 6
 LAYOUTS = {"det": ("demo/mask_rcnn_shapes", "coco"), "seg": ("demo/upernet_shapes", "ade20k")}
 CASES = {"batch 1": (5, 1), "batch 2": (5, 2), "fewer images than ranks": (1, 1)}  # images, batch
@@ -50,19 +46,6 @@ param_scheduler = []
 train_cfg = dict(max_iters={steps}, val_interval={steps})
 default_hooks = dict(checkpoint=dict(interval={steps}))
 """
-
-
-def make_noise(folder: Path) -> None:
-    """Eight training images and one for validation, with a label at each pixel: none is ignored."""
-    rng = np.random.default_rng(0)
-    for split, count in (("training", 8), ("validation", 1)):
-        for kind in ("images", "annotations"):
-            (folder / kind / split).mkdir(parents=True)
-        for i in range(count):
-            image = rng.integers(0, 256, (64, 64, 3), np.uint8)
-            Image.fromarray(image).save(folder / "images" / split / f"{i}.jpg")
-            labels = np.kron(rng.integers(1, 5, (8, 8), np.uint8), np.ones((8, 8), np.uint8))
-            Image.fromarray(labels).save(folder / "annotations" / split / f"{i}.png")
 
 
 # ---- the worker
@@ -193,8 +176,6 @@ def worker(folder: Path) -> None:
         found = evaluate(folder, kind, "pytorch")
         if rank == 0:
             (folder / f"two_{kind}.json").write_text(json.dumps(found))
-    dist.barrier()
-    torch.distributed.destroy_process_group()
 
 
 # ---- the tests
@@ -204,7 +185,7 @@ def worker(folder: Path) -> None:
 def folder(tmp_path_factory) -> Path:
     """Where two ranks left their results."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    make_noise(folder / "noise")
+    make_noise(folder / "noise", val=1)
     make_shapes(folder / "shapes", train=2, val=5, size=96)
     for name, batch in (("one", 2), ("two", 1)):
         base = ROOT / "configs" / f"{LAYOUTS['seg'][0]}.py"
@@ -214,12 +195,7 @@ def folder(tmp_path_factory) -> Path:
         cfg = runtime.load_config(recipe)
         init_default_scope(cfg.default_scope)
         torch.save({"state_dict": MODELS.build(cfg.model).state_dict(), "meta": {}}, folder / f"{kind}.pth")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], cwd=folder, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    torchrun(__file__, folder, folder=folder)
     return folder
 
 
@@ -264,5 +240,4 @@ def test_evaluation_counts_each_image_once(folder, kind, case):
 
 
 if __name__ == "__main__":
-    with leaving_together():
-        worker(Path(sys.argv[1]))
+    run_as_rank(worker)

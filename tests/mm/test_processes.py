@@ -1,0 +1,38 @@
+"""Leaving a process group."""
+
+import signal
+
+import pytest
+import torch
+from mmengine import dist
+from ranks import gloo_threads
+
+from convnext_dense.mm.interrupts import Interrupted
+from convnext_dense.mm.processes import leaving_together
+
+
+def train_as_a_runner_does(signum: int | None) -> None:
+    """References to the group that no frame counts down: a cycle, and the traceback of a signal."""
+    cycle = [torch.distributed.group.WORLD]
+    cycle.append(cycle)
+    held = torch.distributed.group.WORLD
+    dist.all_reduce(torch.ones(2))
+    if signum is not None:
+        raise Interrupted(signum)
+    del held
+
+
+@pytest.mark.parametrize("signum", [None, signal.SIGTERM])
+def test_no_thread_of_the_group_is_left(signum):
+    """One that lets go of a tensor while Python shuts down aborts the process."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    assert gloo_threads()
+    try:
+        with leaving_together():
+            train_as_a_runner_does(signum)
+    except Interrupted as interrupted:
+        assert interrupted.code == 128 + signum
+        assert not gloo_threads()
+    assert not gloo_threads()
+    assert not dist.is_distributed()

@@ -1,0 +1,57 @@
+"""Two gloo ranks: a test file that is its own worker, and data that they share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def torchrun(*command: object, folder: Path) -> str:
+    """Output of two ranks in ``folder``; they have to end well."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(
+        [*launch, *map(str, command)],
+        cwd=folder,
+        env={**env, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def run_as_rank(worker: Callable[[Path], None]) -> None:
+    """Run ``worker`` in the folder that the command names, as the tools run a training."""
+    from convnext_dense.mm.processes import leaving_together
+
+    with leaving_together():
+        worker(Path(sys.argv[1]))
+    assert not gloo_threads()
+
+
+def gloo_threads() -> list[str]:
+    """Names of this process's threads that can hold a tensor of Python."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+def make_noise(folder: Path, val: int) -> None:
+    """Eight training and ``val`` validation images of noise, with a label at each pixel: none is ignored."""
+    rng = np.random.default_rng(0)
+    for split, count in (("training", 8), ("validation", val)):
+        for kind in ("images", "annotations"):
+            (folder / kind / split).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(image).save(folder / "images" / split / f"{i}.jpg")
+            labels = np.kron(rng.integers(1, 5, (8, 8), np.uint8), np.ones((8, 8), np.uint8))
+            Image.fromarray(labels).save(folder / "annotations" / split / f"{i}.png")
