@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from convnext_dense import lean
 from convnext_dense.layers import grn_relative
-from convnext_dense.products import linear
+from convnext_dense.products import linear, pack, unpack
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
 
@@ -29,7 +29,7 @@ class Folded(NamedTuple):
     """Weights of a block's pointwise part with everything linear folded in.
 
     Attributes:
-        w1, b1, w2, b2: (4C, C), (4C,), (C, 4C), (C,).
+        w1, b1, w2, b2: (4C, C), (4C,), (C, 4C), (C,); the weights are packed.
         grn_gamma: GRN's scale (4C,), or None.
         origin: the parameters.
         state: their addresses and versions when they were folded.
@@ -58,7 +58,8 @@ def fold(weights: lean.Weights) -> Folded:
     if wide.gamma is not None:
         w2, b2 = wide.gamma[:, None] * w2, wide.gamma * b2
     scale = None if weights.grn_gamma is None else weights.grn_gamma.detach().flatten()
-    return Folded(*(w.to(dtype).contiguous() for w in (w1, b1, w2, b2)), scale, weights, _state(weights))
+    w1, b1, w2, b2 = (w.to(dtype).contiguous() for w in (w1, b1, w2, b2))
+    return Folded(pack(w1), b1, pack(w2), b2, scale, weights, _state(weights))
 
 
 def is_current(folded: Folded, weights: lean.Weights) -> bool:
@@ -73,12 +74,17 @@ def _state(weights: lean.Weights) -> tuple[tuple[int, int], ...]:
 
 
 def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Output y (N, H, W, C) of the depthwise convolution, block input x (N, C, H, W) -> (N, C, H, W)."""
+    """Output y (N, H, W, C) of the depthwise convolution, block input x (N, C, H, W) -> (N, C, H, W).
+
+    The result takes the place of y, if the dtypes allow: fresh memory costs time, too.
+    """
     _, product, output = lean.dtypes(y, folded.origin)
     rows = y.reshape(-1, y.shape[-1])  # (N, H, W, C) -> (N H W, C)
     residual = x.permute(0, 2, 3, 1).reshape(rows.shape)
-    out = rows.new_empty(rows.shape, dtype=torch.promote_types(output, x.dtype))
-    w1, b1, w2, b2 = (w.to(product) for w in folded[:4])
+    dtype = torch.promote_types(output, x.dtype)
+    out = rows if rows.dtype == dtype else torch.empty_like(rows, dtype=dtype)
+    w1, w2 = (w if w.dtype == product else unpack(w).to(product) for w in (folded.w1, folded.w2))
+    b1, b2 = folded.b1.to(product), folded.b2.to(product)
     for piece in lean.pieces(y, folded.grn_gamma is not None):
         n = F.layer_norm(rows[piece], rows.shape[1:], eps=eps)
         z = linear(n.to(product), w1, b1, gelu=True)  # C -> 4C
@@ -106,12 +112,14 @@ class FusibleBlock(nn.Module):
     def fused(self, y: Tensor) -> Folded | None:
         """The folded weights, if they can stand in for the parts at this call.
 
-        They cannot where gradients are recorded, in a trace, or with hooks on a part.
+        They cannot where gradients are recorded, in a trace, or with hooks on a part. y is overwritten, so
+        it has to be what a convolution made and nobody else holds.
         """
         folded = self._folded
         if folded is None or self.training or torch.is_grad_enabled():
             return None
-        if not lean.is_bare(self) or lean.is_watched(y, folded.origin):
+        fresh = lean.is_plain(self.dwconv, nn.Conv2d)
+        if not fresh or not lean.is_bare(self) or lean.is_watched(y, folded.origin):
             return None
         return folded if is_current(folded, lean.weights_of(self)) else None
 

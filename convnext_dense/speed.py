@@ -17,11 +17,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from convnext_dense.archs import resolve_arch
 from convnext_dense.fuse import fuse
 from convnext_dense.lean import pieces
-from convnext_dense.products import linear
+from convnext_dense.products import linear, pack
 
 MIB = 2**20
 Size = tuple[int, int]
@@ -312,28 +313,39 @@ def backbone_subject(
 
 
 class Products(nn.Module):
-    """The pointwise products of all blocks and nothing else: no inference is faster than they are."""
+    """The pointwise products of all blocks and nothing else: no inference that calls them is faster.
 
-    def __init__(self, arch: str | Mapping = "tiny") -> None:
+    Args:
+        arch: as of :class:`convnext_dense.ConvNeXt`.
+        fused: as the fused path calls them, with packed weights, instead of by PyTorch's own
+            :func:`torch.nn.functional.linear`. Both work on as many positions at a time, in place.
+    """
+
+    def __init__(self, arch: str | Mapping, fused: bool) -> None:
         super().__init__()
         self.depths, self.dims = resolve_arch(arch)
         widths = [dim for depth, dim in zip(self.depths, self.dims, strict=True) for _ in range(depth)]
-        self.first = nn.ModuleList(nn.Linear(dim, 4 * dim) for dim in widths)
-        self.second = nn.ModuleList(nn.Linear(4 * dim, dim) for dim in widths)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList((nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim))) for dim in widths
+        )
+        self.fused = fused
+        self._packed: list[list[Tensor]] = []
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> one (N, C, H / s, W / s) a stage; only shape, dtype and device of ``x`` matter."""
+        product = linear if self.fused else F.linear
+        if not self._packed:  # once, behind all moves and casts
+            lay_out = pack if self.fused else lambda weight: weight
+            self._packed = [[lay_out(layer.weight.detach()) for layer in block] for block in self.blocks]
         n, _, height, width = x.shape
-        first, second, maps = iter(self.first), iter(self.second), []
+        blocks, maps = iter(zip(self.blocks, self._packed, strict=True)), []
         for stage, (depth, dim) in enumerate(zip(self.depths, self.dims, strict=True)):
             stride = 4 * 2**stage
             y = x.new_zeros(n, height // stride, width // stride, dim)
-            for one, two in islice(zip(first, second, strict=True), depth):
-                out = torch.empty_like(y).view(-1, dim)
-                rows = y.view(-1, dim)
+            rows = y.view(-1, dim)
+            for (one, two), (w1, w2) in islice(blocks, depth):
                 for piece in pieces(y, False):
-                    hidden = linear(rows[piece], one.weight, one.bias)  # C -> 4C
-                    out[piece] = linear(hidden, two.weight, two.bias)  # 4C -> C
-                y = out.view(y.shape)
+                    hidden = product(rows[piece], w1, one.bias)  # C -> 4C
+                    rows[piece] = product(hidden, w2, two.bias)  # 4C -> C
             maps.append(y.permute(0, 3, 1, 2))
         return maps

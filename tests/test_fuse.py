@@ -49,9 +49,9 @@ def runs(monkeypatch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("cut", [False, True])
 def test_outputs_stay_the_same(build, onednn, cut, runs, monkeypatch):
     if cut:
-        monkeypatch.setattr(lean, "HIDDEN_NUMBERS", 2048)
+        monkeypatch.setattr(lean, "POSITIONS", 20)
     if not onednn:
-        monkeypatch.setattr(products, "onednn_is_exact", lambda: False)
+        monkeypatch.setattr(products, "onednn_is_exact", lambda dtype: False)
     model = random_model(build)
     expected, state = levels(model), {name: t.clone() for name, t in model.state_dict().items()}
     assert model.fuse() is model.fuse() is model
@@ -193,14 +193,69 @@ def test_a_part_that_was_replaced_is_left_alone(runs):
     assert len(runs) == 4
 
 
-def test_a_build_without_the_operators_is_found_out(monkeypatch):
-    def missing(*args):
-        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+def test_a_hook_on_the_convolution_holds_its_output(runs):
+    """The fused path writes over it."""
+    model = random_model().fuse()
+    expected, held, copied = levels(model), [], []
+    model.stages[0][0].dwconv.register_forward_hook(lambda *args: held.append(args[-1]))
+    model.stages[0][0].dwconv.register_forward_hook(lambda *args: copied.append(args[-1].clone()))
+    runs.clear()
+    assert largest_error(levels(model), expected) < 1e-5
+    assert len(runs) == 4
+    assert torch.equal(held[0], copied[0])
 
-    def other_gelu(x, weight, bias, gelu):
-        y = nn.functional.linear(x, weight, bias)
-        return nn.functional.gelu(y, approximate="tanh") if gelu else y
 
-    for broken in (missing, other_gelu):
-        monkeypatch.setattr(products, "_onednn_linear", broken)
-        assert not products.onednn_is_exact.__wrapped__()
+# ---- oneDNN's products
+
+
+def needs_onednn(dtype: torch.dtype) -> None:
+    if not products.onednn_is_exact(dtype):
+        pytest.skip(f"this build or CPU has no such product in {dtype}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 1024])
+def test_packed_weights_are_for_any_rows_and_threads(dtype, rows):
+    needs_onednn(dtype)
+    torch.manual_seed(0)
+    weight, bias, x = (t.to(dtype) for t in (torch.randn(96, 24), torch.randn(96), torch.randn(rows, 24)))
+    expected = nn.functional.gelu(nn.functional.linear(x.float(), weight.float(), bias.float()))
+    packed, threads = products.pack(weight), torch.get_num_threads()
+    assert packed.layout != torch.strided
+    assert torch.equal(products.unpack(packed), weight)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    try:
+        for several in (threads, 1, 2):
+            torch.set_num_threads(several)
+            found = products.linear(x, packed, bias, gelu=True).float()
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_dtypes_stay_with_pytorch(dtype):
+    weight = torch.randn(8, 4, dtype=dtype)
+    assert products.pack(weight) is products.unpack(weight) is weight
+
+
+def missing(*args):
+    raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+
+def other_gelu(x, weight, bias, gelu):
+    y = nn.functional.linear(x, products.unpack(weight), bias)
+    return nn.functional.gelu(y, approximate="tanh") if gelu else y
+
+
+def other_order(x, weight, bias, gelu):
+    plain = weight.to_dense().flip(0) if weight.layout != torch.strided else weight
+    y = nn.functional.linear(x, plain, bias)
+    return nn.functional.gelu(y) if gelu else y
+
+
+@pytest.mark.parametrize("broken", [missing, other_gelu, other_order])
+def test_a_build_without_the_operators_is_found_out(broken, monkeypatch):
+    needs_onednn(torch.float32)
+    monkeypatch.setattr(products, "_onednn_linear", broken)
+    assert not products.onednn_is_exact.__wrapped__(torch.float32)

@@ -29,7 +29,7 @@ EVERY_LEVEL = pytest.mark.parametrize("memory", ["lean", "leaner"])
 def cut(request, monkeypatch):
     """Work on all positions of these small maps at once, or on seven at a time."""
     if request.param:
-        monkeypatch.setattr(lean, "HIDDEN_NUMBERS", 4 * 8 * request.param)
+        monkeypatch.setattr(lean, "POSITIONS", request.param)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
@@ -84,7 +84,7 @@ def test_gradients_equal_autograds(kind, memory, memory_format, cut):
 @EVERY_KIND
 @EVERY_LEVEL
 def test_gradients_equal_finite_differences(kind, memory, monkeypatch):
-    monkeypatch.setattr(lean, "HIDDEN_NUMBERS", 4 * 2 * 5)
+    monkeypatch.setattr(lean, "POSITIONS", 5)
     made = calls(monkeypatch)
     block = random_block(kind, dim=2, memory=memory).double()
     names, parameters = zip(*block.named_parameters(), strict=True)

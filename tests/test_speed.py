@@ -166,10 +166,11 @@ def test_the_papers_structure_computes_what_ours_computes():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_products_are_all_pointwise_macs_of_the_arch(monkeypatch):
-    monkeypatch.setattr(products, "onednn_is_exact", lambda: False)  # its operators are not counted
+@pytest.mark.parametrize("fused", [True, False])
+def test_products_are_all_pointwise_macs_of_the_arch(fused, monkeypatch):
+    monkeypatch.setattr(products, "onednn_is_exact", lambda dtype: False)  # its operators are not counted
     image = torch.empty(1, 3, 64, 96)
-    model = Products(MICRO._asdict())
+    model = Products(MICRO._asdict(), fused)
     positions = [16 * 24, 8 * 12, 4 * 6, 2 * 3]
     pairs = zip(MICRO.depths, MICRO.dims, positions, strict=True)
     assert count_macs(lambda: model(image)) == sum(8 * n * c * c * where for n, c, where in pairs)

@@ -112,10 +112,10 @@ def backbone_subjects(
     if arch:
         yield from _ours(arch, direction, conditions, levels)
         if bound and direction == "inference":
-            entries = dict(bound=True)
-            yield backbone_subject(
-                "pointwise products alone", Products(arch), direction, conditions, entries=entries
-            )
+            eager = conditions._replace(compiled=False)
+            for fused, label in ((True, "products alone, as fused"), (False, "products alone, F.linear")):
+                entries = dict(bound=True)
+                yield backbone_subject(label, Products(arch, fused), direction, eager, entries=entries)
         others = {**LEVELS, "mmpretrain": lambda arch: mmpretrain_model(arch, False, 0)}
         for library, build in others.items():
             for last in (False, True)[: 1 + channels_last]:

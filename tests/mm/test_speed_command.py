@@ -46,7 +46,7 @@ def test_backbones_side_by_side(tmp_path, capsys, monkeypatch):
             2,
         )
         by_pass[record["pass"]][record["contender"]] = record
-    assert {"convnext_dense", "facebook", "pointwise products alone"} <= set(by_pass["inference"])
+    assert {"convnext_dense", "facebook", "products alone, as fused"} <= set(by_pass["inference"])
     assert by_pass["inference"]["convnext_dense"]["fused"]
     training = by_pass["training"]
     kept = [training[f"convnext_dense, {name}"]["kept_bytes"] for name in ("plain", "lean", "lean, with_cp")]
