@@ -7,7 +7,7 @@ its label map. A training step is the model's own, on noise with eight objects a
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -58,6 +58,7 @@ class Level(NamedTuple):
 
 
 OURS = ("ConvNeXt", "IsotropicConvNeXt")
+PEERS = (*LEVELS, "mmpretrain")
 LEAN = Level("lean", False)
 
 
@@ -94,6 +95,7 @@ def backbone_subjects(
     levels: Sequence[Level],
     channels_last: bool,
     bound: bool,
+    peers: Collection[str] = PEERS,
 ) -> Iterator[Subject | str]:
     """Backbone of a row beside the same in other libraries and those of its rivals in the paper's table.
 
@@ -104,6 +106,7 @@ def backbone_subjects(
         levels: of ours, in training.
         channels_last: measure the others in this layout, too.
         bound: in inference, the pointwise products by themselves as well.
+        peers: those of :data:`PEERS` to measure; all of them wait in memory while one runs.
 
     Yields:
         subjects, or the reason why one is left out.
@@ -117,11 +120,11 @@ def backbone_subjects(
                 entries = dict(bound=True)
                 yield backbone_subject(label, Products(arch, fused), direction, eager, entries=entries)
         others = {**LEVELS, "mmpretrain": lambda arch: mmpretrain_model(arch, False, 0)}
-        for library, build in others.items():
+        for library in (library for library in others if library in peers):
             for last in (False, True)[: 1 + channels_last]:
                 label = f"{library}, channels-last" if last else library
                 try:
-                    model = build(ARCHS[arch])
+                    model = others[library](ARCHS[arch])
                 except CheckpointError as error:
                     yield f"left out {label}: {error}"
                     break

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from convnext_dense.archs import ARCHS
 from convnext_dense.mm.errors import UserError
-from convnext_dense.mm.speed import Level, backbone_subjects, model_subjects, paper_shape
+from convnext_dense.mm.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
 from convnext_dense.results import append_record
 from convnext_dense.speed import (
     DTYPES,
@@ -56,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     add("--dtype", nargs="+", choices=tuple(DTYPES), default=["fp32"], help="default: fp32")
     add("--channels-last", action="store_true", help="measure the peers in that layout, too (ours always is)")
+    add(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        default=PEERS,
+        help="which of them to measure beside ours, none without a name (default: all; the backbone's)",
+    )
     add("--compile", action="store_true", help="everything through torch.compile")
     add(
         "--memory",
@@ -128,7 +135,9 @@ def compare(
     if part == "model":
         found = model_subjects(row, direction, conditions, levels)
     else:
-        found = backbone_subjects(row, direction, conditions, levels, args.channels_last, args.bound)
+        found = backbone_subjects(
+            row, direction, conditions, levels, args.channels_last, args.bound, args.peers
+        )
     subjects: list[Subject] = []
     for subject in found:
         if isinstance(subject, str):

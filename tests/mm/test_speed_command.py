@@ -59,6 +59,16 @@ def test_backbones_side_by_side(tmp_path, capsys, monkeypatch):
     assert "mmpretrain" in training or "left out mmpretrain: " in printed.err
 
 
+@pytest.mark.parametrize(("peers", "expected"), [((), set()), (("facebook",), {"facebook"})])
+def test_peers_are_those_that_were_named(peers, expected, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHS, "micro", Arch((1, 1, 1, 1), (8, 16, 24, 32)))
+    file = tmp_path / "speed.jsonl"
+    run("micro", "--pass", "training", "--shape", 64, 64, "--repeats", 1, "--json", file, "--peers", *peers)
+    found = records(file)
+    assert {record["contender"] for record in found} == {"convnext_dense, lean"} | expected
+    assert all((record["ratio"] is None) == (not expected) for record in found)
+
+
 def test_bytes_alone_need_no_memory(tmp_path):
     file = tmp_path / "speed.jsonl"
     run("tiny", "--pass", "training", "--device", "meta", "--shape", 800, 1280, "--json", file)
