@@ -149,18 +149,27 @@ def check_segmentation(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[l
     found, opened, total = [], 0, 0
     datasets = [data for data in _local(cfg, splits) if (data.get("data_prefix") or {}).get("seg_map_path")]
     for data in datasets:
-        faults, looked_at, count = _check_dataset(cfg, data, CHECK_SECONDS / len(datasets))
+        faults, looked_at, count = check_dataset(cfg, data, CHECK_SECONDS / len(datasets))
         found, opened, total = found + faults, opened + looked_at, total + count
     if opened == total:
         return found, None
     return found, f"data: names of {total} label maps checked, contents of {opened} drawn at random"
 
 
-def _check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[Problem], int, int]:
-    """Faults of one dataset, pairs opened, pairs there are."""
+def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[Problem], int, int]:
+    """Faults of one dataset of label maps, pairs opened, pairs there are.
+
+    Args:
+        cfg: whose ``decode_head`` the labels are for.
+        data: config of the dataset.
+        seconds: for opening files in random order; 0 checks the names alone.
+
+    Raises:
+        UserError: class names that are missing, or do not go with the head.
+    """
     heads = cfg.model.decode_head
     head = heads[-1] if isinstance(heads, list | tuple) else heads
-    classes, num_classes = _class_names(data), head["num_classes"]
+    classes, num_classes = class_names(data), head["num_classes"]
     if classes is None:
         raise UserError(f"{data['type']} has no class names: give --classes, or metainfo in the config")
     if (data.get("metainfo") or {}).get("classes") and len(data.metainfo.classes) != num_classes:
@@ -181,9 +190,7 @@ def _check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[
             path = str(folders[0] / (missing[0] + image_suffix))
             return [Problem(f"images of {data['ann_file']} that are not there", path, len(missing))], 0, 0
         images, maps = ({name: files[name] for name in listed if name in files} for files in (images, maps))
-    check = PairCheck(
-        max(num_classes, len(classes)), head.get("ignore_index", 255), _reduces_zero_label(data)
-    )
+    check = PairCheck(max(num_classes, len(classes)), head.get("ignore_index", 255), reduces_zero_label(data))
     pairs = [(image, maps[name]) for name, image in images.items() if name in maps]
     opened = 0
     for image, label_map in _within(pairs, seconds, f"checking {folders[1]}"):
@@ -192,12 +199,12 @@ def _check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[
     return [*check_pairs(images, maps), *check.problems()], opened, len(pairs)
 
 
-def _reduces_zero_label(data: ConfigDict) -> bool:
+def reduces_zero_label(data: ConfigDict) -> bool:
     """As the dataset will: its entry if it has one, else the default of its class."""
     return bool(data.get("reduce_zero_label", data["type"].endswith("ADE20KDataset")))
 
 
-def _class_names(data: ConfigDict) -> tuple[str, ...] | None:
+def class_names(data: ConfigDict) -> tuple[str, ...] | None:
     """Class names that the values of the files stand for: those of the dataset's class come first."""
     import mmdet.datasets  # noqa: F401  registers
     import mmseg.datasets  # noqa: F401
@@ -251,7 +258,7 @@ def set_detection_classes(cfg: Config, names: Sequence[str] | None) -> str | Non
             raise UserError(_difference(source, chosen, path, mine))
         chosen = mine
     heads = list(_heads(cfg.model))
-    same_names = chosen == tuple(stated or _class_names(files[0][0]) or ())
+    same_names = chosen == tuple(stated or class_names(files[0][0]) or ())
     if same_names and all(head["num_classes"] == len(chosen) for head in heads):
         return None
     # drawing fails with fewer colours than classes, and CocoDataset brings 80

@@ -194,11 +194,11 @@ def check_images(items: Sequence[Item], name: str, bar: bool) -> tuple[list[Foun
 
 def _check_segmentation(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
     """Names by the checks that every run begins with, then the content of all files."""
-    structure, _, _ = own_data._check_dataset(cfg, data, 0.0)  # 0 s: names alone
+    structure, _, _ = own_data.check_dataset(cfg, data, 0.0)  # 0 s: names alone
     heads = cfg.model.decode_head
     head = heads[-1] if isinstance(heads, list | tuple) else heads
-    classes = max(head["num_classes"], len(own_data._class_names(data) or ()))
-    check = PairCheck(classes, head.get("ignore_index", 255), own_data._reduces_zero_label(data))
+    classes = max(head["num_classes"], len(own_data.class_names(data) or ()))
+    check = PairCheck(classes, head.get("ignore_index", 255), own_data.reduces_zero_label(data))
     faults, items = ImageFaults(), list(_pairs(data))
 
     def look(item: Item) -> None:

@@ -1,12 +1,10 @@
 """What follows from a config and the length of its training set: steps, evaluations, rates, checkpoints."""
 
-import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from mmengine.config import Config
 
-from convnext_dense.mm.loops import STEP_LOOPS
 from convnext_dense.mm.schedule import make_plan
 from convnext_dense.preflight_report import Disk, Length, evaluations, regular_checkpoints
 
@@ -70,11 +68,7 @@ def plan_rates(cfg: Config, epoch_length: int, images: int) -> Rates:
     Raises:
         AttributeError, TypeError, ValueError: settings that cannot be simulated.
     """
-    plain = Config(copy.deepcopy(cfg._cfg_dict))
-    originals = {ours: theirs for theirs, ours in STEP_LOOPS.items()}
-    kind = plain.train_cfg.get("type")
-    plain.train_cfg["type"] = originals.get(kind, kind)
-    plan = make_plan(plain, epoch_length)
+    plan = make_plan(cfg, epoch_length)
     auto = cfg.get("auto_scale_lr") or {}
     factor = images / auto["base_batch_size"] if auto.get("enable") else 1.0
     peaks = [group.lr_peak * factor for group in plan.groups]
