@@ -1,9 +1,11 @@
 """Two gloo ranks: a test file that is its own worker, and data that they share."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +37,27 @@ def run_as_rank(worker: Callable[[Path], None]) -> None:
 
     with leaving_together():
         worker(Path(sys.argv[1]))
-    assert not gloo_threads()
+    assert gloo_threads(expected=False)
 
 
-def gloo_threads() -> list[str]:
-    """Names of this process's threads that can hold a tensor of Python."""
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    return [name for name in names if "gloo" in name]
+def gloo_threads(expected: bool) -> bool:
+    """Whether this process comes to have threads of gloo, or to have none.
+
+    A thread names itself once it runs, and is listed for a moment after it was joined.
+    """
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if any("gloo" in name for name in thread_names()) == expected:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def thread_names() -> Iterator[str]:
+    """Names of this process's threads; one that ends meanwhile is left out."""
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):
+            yield path.read_text()
 
 
 def make_noise(folder: Path, val: int) -> None:

@@ -27,12 +27,12 @@ def test_no_thread_of_the_group_is_left(signum):
     """One that lets go of a tensor while Python shuts down aborts the process."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    assert gloo_threads()
+    assert gloo_threads(expected=True)
     try:
         with leaving_together():
             train_as_a_runner_does(signum)
     except Interrupted as interrupted:
         assert interrupted.code == 128 + signum
-        assert not gloo_threads()
-    assert not gloo_threads()
+        assert gloo_threads(expected=False)
+    assert gloo_threads(expected=False)
     assert not dist.is_distributed()
