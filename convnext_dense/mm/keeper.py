@@ -24,6 +24,8 @@ from convnext_dense.mm.loops import StepLoop
 
 RECENT = "recent.pth"
 """File of the checkpoints by time and by signal, each in place of the one before."""
+DONE = "training is done"
+"""Begins the last line of a run's log; from then on a signal has nothing to save."""
 _SAVE = 1  # less than any 128 + signal
 
 
@@ -207,6 +209,7 @@ class CheckpointKeeper(CheckpointHook):
         super().after_train(runner)
         if is_main_process() and self.last_ckpt and os.path.isfile(self.last_ckpt):
             Path(self.out_dir, RECENT).unlink(missing_ok=True)
+        runner.logger.info(f"{DONE}; final checkpoint: {self.last_ckpt}")
 
 
 def resume_command(argv: list[str]) -> str:

@@ -18,7 +18,7 @@ from mmengine.logging import HistoryBuffer
 
 from convnext_dense.files import write_text
 from convnext_dense.mm.checkpoints import read_checkpoint
-from convnext_dense.mm.keeper import newest_checkpoint
+from convnext_dense.mm.keeper import DONE, newest_checkpoint
 
 TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"
 OPTIONS = ("--seed", "3", "--ema", "0.01", "--checkpoint-minutes", "0.03", "--device", "cpu", "--resume")
@@ -218,9 +218,9 @@ def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -
         if training.process.poll() is None:
             (os.killpg if group else os.kill)(training.process.pid, signum)
         status = training.wait()
-        if status == 0:
-            return  # the run ended before it could be killed
         log = training.log.read_text(errors="replace")
+        if status == 0 or DONE in log:
+            return  # the run ended before it could be killed
         if status != STATUS[signum] or (signum != signal.SIGKILL and "go on with: " not in log):
             raise SoakError(f"{signum.name} ended in status {status}: {training.log}")
         to = "group" if group else "process"

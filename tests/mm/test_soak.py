@@ -2,6 +2,7 @@
 
 import random
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -69,6 +70,25 @@ def test_one_bit_of_a_checkpoint_is_found(alone, tmp_path):
 )
 def test_differences_name_the_leaves(first, second, found):
     assert soak.differences(first, second) == found
+
+
+def test_the_last_line_names_the_final_checkpoint(alone):
+    last = alone.parent.with_name("run.log").read_text().splitlines()[-1]
+    assert last.endswith(f"training is done; final checkpoint: {alone}")
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_signal_behind_the_end_of_training_is_no_kill(case, tmp_path, monkeypatch, done):
+    """A stand-in for tools/train.py that has no handler any more, or never had one."""
+    script = tmp_path / "train.py"
+    lines = "Iter(train) [24/24]\n" + "training is done" * done
+    script.write_text(f"import time\nprint({lines!r}, flush=True)\ntime.sleep(30)\n")
+    monkeypatch.setattr(soak, "TRAIN", script)
+    rng = random.Random()
+    monkeypatch.setattr(rng, "choice", lambda signals: signal.SIGTERM)
+    expected = nullcontext() if done else pytest.raises(soak.SoakError, match="SIGTERM ended in status -15")
+    with expected:
+        assert list(soak.kill_at_random(case, tmp_path / "run", 1, rng)) == []
 
 
 def test_what_training_leaves_behind_is_an_error(case, tmp_path, monkeypatch):
