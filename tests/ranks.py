@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,14 +10,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def torchrun(*command: object, folder: Path) -> str:
+@HOOKS.register_module()
+class KilledRank(Hook):
+    """The second rank ends by SIGKILL behind ``step`` steps, but not again when it was restarted."""
+
+    priority = "LOWEST"
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first and runner.rank == 1 and runner.iter + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def torchrun(*command: object, folder: Path, restarts: int = 0) -> str:
     """Output of two ranks in ``folder``; they have to end well."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launch.append(f"--max-restarts={restarts}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     done = subprocess.run(
         [*launch, *map(str, command)],

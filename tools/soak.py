@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from convnext_dense.mm import soak
-from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.mm.errors import UserError, one_line_errors
 from convnext_dense.shapes import make_shapes
 
 BYTES_A_STEP = 4096  # the log keeps every value; a leak of a single feature map would be far above
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=160, help="of a run that is killed (default: 160)")
     parser.add_argument("--memory-steps", type=int, default=2000, help="default: 2000; 0 leaves it out")
     parser.add_argument("--seed", type=int, help="of the times and signals (default: drawn, and printed)")
-    parser.add_argument("--out", type=Path, help="folder to keep (default: a temporary one)")
+    parser.add_argument("--out", type=Path, help="new folder, kept (default: a temporary one)")
     args = parser.parse_args()
     seed = random.randrange(10**6) if args.seed is None else args.seed
     start = time.monotonic()
@@ -35,7 +35,11 @@ def main() -> int:
         print(f"[{time.monotonic() - start:4.0f} s] {text}", flush=True)
 
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="soak-") as temporary:
+        if args.kills < 1 or args.steps < 4:
+            raise UserError(f"--kills {args.kills} --steps {args.steps}: at least 1 kill and 4 steps")
         folder = (args.out or Path(temporary)).resolve()
+        if args.out and args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+            raise UserError(f"--out {args.out}: give a new or empty folder; finished runs cannot be killed")
         say(f"times and signals from --seed {seed}; folder {folder}")
         # detection runs four epochs of steps / 4 steps, each of 2 batches of 2 scenes
         make_shapes(folder / "shapes", train=args.steps, val=4, size=96)

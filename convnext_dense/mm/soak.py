@@ -200,7 +200,7 @@ def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -
     """Start, kill and start again ``kills`` times; every third start is on a slow disk, killed in a write.
 
     Raises:
-        SoakError: a status or message that is not as promised, or something left behind.
+        SoakError: a status or message that is not as promised, something left behind, or nothing to kill.
     """
     for number in range(kills):
         in_write = number % 3 == 2
@@ -219,8 +219,12 @@ def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -
             (os.killpg if group else os.kill)(training.process.pid, signum)
         status = training.wait()
         log = training.log.read_text(errors="replace")
-        if status == 0 or DONE in log:
-            return  # the run ended before it could be killed
+        if status == 0 or DONE in log:  # the run ended before it could be killed
+            if not number:
+                raise SoakError(
+                    f"training ended before the first kill, more steps are needed: {training.log}"
+                )
+            return
         if status != STATUS[signum] or (signum != signal.SIGKILL and "go on with: " not in log):
             raise SoakError(f"{signum.name} ended in status {status}: {training.log}")
         to = "group" if group else "process"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from convnext_dense.archs import ARCHS
+from convnext_dense.archs import ARCHS, resolve_arch
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
 from convnext_dense.results import append_record
@@ -121,6 +121,11 @@ def check(args: argparse.Namespace) -> None:
     if args.shape and min(args.shape) < 32:
         raise UserError(f"--shape {args.shape[0]} {args.shape[1]}: at least 32 pixels a side")
     for row in args.rows:
+        if "/" not in row and not row.endswith(".py"):
+            try:
+                resolve_arch(row)
+            except ValueError as error:
+                raise UserError(f"{error}, or a recipe such as cascade/convnext_t_3x") from None
         if "model" in args.part and (row in ARCHS or row.startswith("imagenet/")):
             raise UserError(f"{row} is a backbone alone; leave --part model out")
 

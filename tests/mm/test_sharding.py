@@ -1,4 +1,4 @@
-"""FSDP on two gloo ranks: the losses of DDP, half the memory, checkpoints of one process.
+"""FSDP on two gloo ranks: the losses of DDP, half the memory, checkpoints of one process; a killed rank.
 
 The file is its own worker: torchrun runs it with a folder as argument.
 """
@@ -18,6 +18,7 @@ from convnext_dense.mm.checkpoints import load_model, read_checkpoint
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.sharding import blocks_to_recompute, plain_name, set_fsdp, with_names, with_numbers
+from convnext_dense.mm.soak import differences
 
 STEPS, HALF = 4, 2
 
@@ -184,6 +185,28 @@ def test_command_goes_on_to_the_last_bit(runs, tmp_path):
     ours = read_checkpoint(tmp_path / "run" / f"iter_{STEPS}.pth")["state_dict"]
     theirs = read_checkpoint(runs / "fsdp" / f"iter_{STEPS}.pth")["state_dict"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_killed_rank_is_told_and_a_restart_ends_with_the_same_bits(runs, tmp_path, fsdp):
+    """Behind step 3, where the checkpoint of step 2 is the newest; no rank waits for the one that is gone."""
+    config = tmp_path / "killed.py"
+    config.write_text(f"""
+_base_ = ["{runs / "config.py"}"]
+custom_imports = dict(imports=["ranks"])
+custom_hooks = [dict(type="KilledRank", step={HALF + 1})]
+""")
+    command = [ROOT / "tools/train.py", config, "--launcher", "pytorch", "--resume", "--seed", 3]
+    options = ["--data-root", runs / "data", "--work-dir", tmp_path / "run"]
+    if fsdp:
+        options += ["--fsdp", "--cfg-options", "model.backbone.with_cp=True"]
+    output = torchrun(*command, *options, folder=tmp_path, restarts=1)
+    assert "another process of this job ended, see its own message; start again with --resume" in output
+    assert f"Load checkpoint from {tmp_path / 'run' / f'iter_{HALF}.pth'}" in output
+    ours = read_checkpoint(tmp_path / "run" / f"iter_{STEPS}.pth")
+    theirs = read_checkpoint(runs / ("fsdp" if fsdp else "ddp") / f"iter_{STEPS}.pth")
+    for part in ("state_dict", "optimizer"):
+        assert not differences(theirs[part], ours[part])
 
 
 # ---- without processes

@@ -149,6 +149,7 @@ def test_levels():
         (("--repeats", 0), "--repeats 0: at least 1"),
         (("--shape", 16, 64), "at least 32 pixels"),
         (("tiny", "--part", "model"), "tiny is a backbone alone"),
+        (("tinyy",), r"arch='tinyy'; use one of .*'tiny'.* a recipe such as"),
         (("cascade/convnext_q_3x",), "no recipe 'cascade/convnext_q_3x'"),
     ],
 )
