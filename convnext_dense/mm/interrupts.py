@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
 
 import torch
@@ -86,8 +87,10 @@ class Interrupts:
 
     def shield(self, loader: DataLoader) -> None:
         """Let the workers that ``loader`` starts from now on ignore the signals of the whole group."""
-        if multiprocessing.get_start_method() == "fork":  # others share no memory with us
+        context = loader.multiprocessing_context or multiprocessing
+        if loader.num_workers and context.get_start_method() == "fork":  # others share no memory with us
             loader.worker_init_fn = partial(self._start_worker, loader.worker_init_fn)
+            loader.multiprocessing_context = _HoldingContext()
 
     def _start_worker(self, before: Callable[[int], None] | None, worker_id: int) -> None:
         if before is not None:
@@ -95,6 +98,7 @@ class Interrupts:
         threading.Thread(target=self._end_with_main, daemon=True).start()
         for signum in SIGNALS:  # here, because torch has put a handler of its own in the place of ours
             signal.signal(signum, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _end_with_main(self) -> None:
         """In a worker: torch's own watch ends it, too, but not while the pipe to a dead process is full."""
@@ -110,3 +114,18 @@ class Interrupts:
         largest = torch.tensor(value)
         torch_dist.all_reduce(largest, torch_dist.ReduceOp.MAX, group=self._group)
         return int(largest)
+
+
+class _HoldingProcess(ForkProcess):
+    """Begins with the signals held back: between the fork and our handlers torch's own would end it."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _HoldingContext(ForkContext):
+    Process = _HoldingProcess

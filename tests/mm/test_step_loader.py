@@ -1,6 +1,7 @@
 """Which samples a step gets, and from which random numbers, wherever the run starts."""
 
 import itertools
+import os
 import signal
 
 import numpy as np
@@ -116,3 +117,20 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_before(signum, capfd):
         assert signal.getsignal(signum) is acts
     finally:
         signal.signal(signum, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_survives_a_signal_before_its_handlers_are_there(signum):
+    """A signal to the group may come in the middle of a worker's start, as at each evaluation."""
+    loader = DataLoader(range(4), num_workers=2, worker_init_fn=lambda _: os.kill(os.getpid(), signum))
+    with Interrupts() as interrupts:
+        interrupts.shield(loader)
+        assert [int(x) for x in loader] == [0, 1, 2, 3]
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+        assert not interrupts.received
+
+
+def test_a_loader_without_workers_has_nothing_to_shield():
+    loader = DataLoader(range(2))
+    Interrupts().shield(loader)
+    assert [int(x) for x in loader] == [0, 1]
