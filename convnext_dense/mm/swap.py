@@ -11,6 +11,7 @@ from convnext_dense.archs import resolve_arch
 from convnext_dense.layer_decay import DecayType
 from convnext_dense.mm.consumers import Change, Path, consumer_changes, decoder_changes
 from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, has_decoder, passed_on, probe
+from convnext_dense.mm.swap_heads import float32_changes
 from convnext_dense.paper import WEIGHTS
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
@@ -73,7 +74,8 @@ def swap_backbone(
         arch: name or depths and dims.
         pretrained: weights; ``None`` the published ones of that size, ``"none"`` random.
         keep_optim: leave optimizer, decay and precision as they are.
-        amp: mixed precision; ``False`` keeps the config's.
+        amp: mixed precision; ``False`` keeps the config's. Where the result trains so, its heads give way
+            to those that keep coordinates and losses in float32.
 
     Raises:
         RefusedError: what cannot be swapped, with the reason.
@@ -98,6 +100,11 @@ def swap_backbone(
     ]
     for change in changes:
         put(new, change.path, copy.deepcopy(change.new))
+    if (new.get("optim_wrapper") or {}).get("type") == "AmpOptimWrapper":
+        mended = list(float32_changes(new.model, cfg.get("default_scope") or "mmengine"))
+        for change in mended:
+            put(new, change.path, change.new)
+        changes += mended
     return Swap(new, tuple(changes), levels, stages)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.models.precision import to_float32
 from convnext_dense.mm.windows import BoundedPredict, free_memory
 
 SEGMENTATION_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # as published for ADE20K
@@ -161,12 +162,12 @@ class DetectionTTA(_OneByOne):
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
-        from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-
         head = getattr(self.module, "roi_head", None)
-        if type(head) not in (StandardRoIHead, CascadeRoIHead):
+        kind = MODELS.get(f"mmdet.{type(head).__name__}")
+        # subclasses predict in ways of their own; ours of the same name does not
+        if type(head).__name__ not in ("StandardRoIHead", "CascadeRoIHead") or not isinstance(head, kind):
             raise UserError(f"--tta merges StandardRoIHead and CascadeRoIHead, not {type(head).__name__}")
-        self.cascade = type(head) is CascadeRoIHead
+        self.cascade = type(head).__name__ == "CascadeRoIHead"
 
     def test_step(self, data: dict) -> list:
         """Collated augmentations -> one sample an image, with ``pred_instances`` at the original size."""
@@ -221,10 +222,9 @@ class DetectionTTA(_OneByOne):
     def _mask_probabilities(self, features: tuple[Tensor, ...], rois: Tensor) -> Tensor:
         """(n, classes, 28, 28) for RoIs (n, 5); Cascade averages its stages."""
         head = self.module.roi_head
-        if not self.cascade:
-            return head._mask_forward(features, rois)["mask_preds"].sigmoid()
-        stages = [head._mask_forward(i, features, rois)["mask_preds"] for i in range(head.num_stages)]
-        return torch.stack([stage.sigmoid() for stage in stages]).mean(0)
+        stages = [(i, features) for i in range(head.num_stages)] if self.cascade else [(features,)]
+        logits = [head._mask_forward(*stage, rois)["mask_preds"] for stage in stages]
+        return torch.stack([to_float32(each).sigmoid() for each in logits]).mean(0)
 
 
 def _view(meta: dict) -> tuple:

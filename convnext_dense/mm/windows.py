@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convnext_dense.mm.errors import UserError
+from convnext_dense.mm.models.precision import to_float32
 
 BAND_BYTES = 64 * 2**20  # of logits handled at a time
 LARGEST_BATCH = 16  # of windows; more fill no GPU better
@@ -63,19 +64,21 @@ def covering(starts: list[int], window: int, size: int) -> Tensor:
     return hits
 
 
-def resize_taps(size_in: int, size_out: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+def resize_taps(
+    size_in: int, size_out: int, align_corners: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     """Row of the source above and below each row of the result, and the weight of the one below.
 
-    Rounded to float32 where ``F.interpolate`` rounds (once for the scale, once for the position): exact
-    weights would differ from its weights in the fourth digit where maps are large.
+    Rounded to ``dtype``, float32 or float64, where ``F.interpolate`` rounds (once for the scale, once for
+    the position): exact weights would differ from its weights in the fourth digit where maps are large.
     """
     rows = torch.arange(size_out, dtype=torch.float64)
     if align_corners:
-        scale = torch.tensor((size_in - 1) / max(size_out - 1, 1)).double()
-        source = (rows * scale).float()
+        scale = torch.tensor((size_in - 1) / max(size_out - 1, 1), dtype=dtype).double()
+        source = (rows * scale).to(dtype)
     else:
-        scale = torch.tensor(size_in / size_out).double()
-        source = ((rows + 0.5) * scale - 0.5).clamp_(min=0).float()
+        scale = torch.tensor(size_in / size_out, dtype=dtype).double()
+        source = ((rows + 0.5) * scale - 0.5).clamp_(min=0).to(dtype)
     above = source.long().clamp_(max=size_in - 1)
     return above, (above + 1).clamp_(max=size_in - 1), source - above
 
@@ -85,14 +88,16 @@ def resize_bands(
 ) -> Iterator[Tensor]:
     """Bilinear resize of a map that arrives in bands of rows, from the top; equal to that of the whole map.
 
-    (N, C, h, W) bands of ``size_in`` -> (N, C, h', W') bands of ``size_out``.
+    Bands are float32 or float64: (N, C, h, W) bands of ``size_in`` -> (N, C, h', W') bands of ``size_out``.
     """
     if size_in == size_out:
         yield from bands
         return
-    above, below, weight = resize_taps(size_in[0], size_out[0], align_corners)
+    taps: tuple[Tensor, Tensor, Tensor] | None = None
     held, first, done = None, 0, 0  # rows in hand, the index of their first one, rows of the result given out
     for band in bands:
+        taps = taps or resize_taps(size_in[0], size_out[0], align_corners, band.dtype)
+        above, below, weight = taps
         if size_in[1] != size_out[1]:
             wide = (band.shape[2], size_out[1])
             band = F.interpolate(band, wide, mode="bilinear", align_corners=align_corners)
@@ -171,7 +176,7 @@ class BoundedPredict:
             index of the image, its rows, and their logits (C, h, W).
         """
         slide = self.model.test_cfg.get("mode", "whole") == "slide"
-        whole = None if slide else self.model.encode_decode(inputs, metas)
+        whole = None if slide else self._logits(inputs, metas)
         for i, meta in enumerate(metas):
             if slide:
                 bands = self.window_bands(inputs[i : i + 1], meta)
@@ -204,9 +209,9 @@ class BoundedPredict:
         crop, stride = self.model.test_cfg.crop_size, self.model.test_cfg.stride
         h, w = min(crop[0], height), min(crop[1], width)
         tops, lefts = window_starts(height, h, stride[0]), window_starts(width, w, stride[1])
-        hits = (covering(tops, h, height)[:, None] * covering(lefts, w, width)).to(image)
+        hits = (covering(tops, h, height)[:, None] * covering(lefts, w, width)).to(image.device)
         windows = self._window_logits(image, meta, list(itertools.product(tops, lefts)), (h, w))
-        held = image.new_zeros(1, self.model.out_channels, h, width)  # rows top ... top + h
+        held = to_float32(image).new_zeros(1, self.model.out_channels, h, width)  # rows top ... top + h
         step = _rows_of_a_band(held)
         for top, next_top in itertools.pairwise([*tops, height]):
             for left in lefts:
@@ -234,7 +239,11 @@ class BoundedPredict:
             crops = torch.cat([image[:, :, y : y + h, x : x + w] for y, x in group])
             # a torch.Size tells mmseg's heads that this is a window, whatever the other entries say
             metas = [dict(meta, img_shape=crops.shape[2:]) for _ in group]
-            yield from self.model.encode_decode(crops, metas)
+            yield from self._logits(crops, metas)
+
+    def _logits(self, inputs: Tensor, metas: list[dict]) -> Tensor:
+        """(N, 3, H, W) -> (N, C, H, W), of which half precision is averaged and resized in float32."""
+        return to_float32(self.model.encode_decode(inputs, metas))
 
 
 def bound_predictions(model: nn.Module, window_batch: int | None = None) -> str | None:

@@ -1,0 +1,14 @@
+"""The registry scope ``convnext_dense``: classes of the toolboxes under their own names, mended."""
+
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import Registry
+
+SCOPE = "convnext_dense"
+
+# Filled at the first look-up, because that imports mmdet and mmseg.
+MODELS = Registry(
+    "model",
+    parent=ROOT,
+    scope=SCOPE,
+    locations=["convnext_dense.mm.models.float32", "convnext_dense.mm.models.released"],
+)
