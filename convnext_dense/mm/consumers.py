@@ -83,7 +83,8 @@ def _passed_changes(
     """Heads that read a level of the backbone through a neck that does not change it (JPU)."""
     for key, node in model.items():
         for path, head in _nodes(key, node) if key not in (*NOT_CONSUMERS, "neck") else ():
-            level = passed.get(head.get("in_index", -1))
+            index = head.get("in_index", -1)
+            level = passed.get(index) if isinstance(index, int) else None  # a head may read several
             if level is not None and head.get("in_channels") == old[level]:
                 why = "channels of a level that the neck passes on"
                 yield Change(("model", *path, "in_channels"), old[level], new[level], why)

@@ -16,6 +16,7 @@ from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages,
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.swap import learning_rate, swap_backbone
 from convnext_dense.mm.swap_file import default_output, format_changes, literal, write_config
+from convnext_dense.mm.swap_heads import float32_changes
 from convnext_dense.mm.trial import TrialError, try_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -153,7 +154,7 @@ def test_a_detector_is_swapped_written_and_reads_back(tmp_path):
     assert model.backbone.arch == "base" and model.backbone.out_indices == [0, 1, 2, 3]
     assert model.backbone.init_cfg.checkpoint.endswith("convnext_base_22k_1k_224.pth")
     assert model.neck.in_channels == list(ARCHS["base"].dims) and model.neck.out_channels == 256
-    assert model.bbox_head == cfg.model.bbox_head
+    assert model.bbox_head == dict(cfg.model.bbox_head, type="convnext_dense.RetinaHead")
     assert (
         swap.cfg.optim_wrapper.optimizer.type == "AdamW" and swap.cfg.optim_wrapper.type == "AmpOptimWrapper"
     )
@@ -183,6 +184,52 @@ def test_dilated_heads_keep_their_resolution(tmp_path):
     mine = swap_backbone(load_config(str(source)), "atto", pretrained="none")
     write_config(mine, str(source), tmp_path / "swapped.py")
     assert '_base_ = "configs/mine.py"' in (tmp_path / "swapped.py").read_text()
+
+
+CASCADE = "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py"
+
+
+def test_heads_keep_coordinates_in_float32_where_the_config_trains_with_amp(tmp_path):
+    swap = swap_backbone(load_config(CASCADE), "atto", pretrained="none")
+    ours = {".".join(map(str, c.path)): c.new for c in swap.changes if c.path[-1] == "type"}
+    assert ours == {
+        "model.rpn_head.type": "convnext_dense.RPNHead",
+        "model.roi_head.type": "convnext_dense.CascadeRoIHead",
+        "model.roi_head.bbox_roi_extractor.type": "convnext_dense.SingleRoIExtractor",
+        **{f"model.roi_head.bbox_head.{i}.type": "convnext_dense.Shared2FCBBoxHead" for i in range(3)},
+        "model.roi_head.mask_roi_extractor.type": "convnext_dense.SingleRoIExtractor",
+        "model.roi_head.mask_head.type": "convnext_dense.FCNMaskHead",
+    }
+    write_config(swap, CASCADE, tmp_path / "swapped.py")
+    written = Config.fromfile(tmp_path / "swapped.py").model.roi_head
+    assert [head.type for head in written.bbox_head] == ["convnext_dense.Shared2FCBBoxHead"] * 3
+    plain = swap_backbone(load_config(CASCADE), "atto", pretrained="none", amp=False)
+    assert not [c for c in plain.changes if c.path[-1] == "type"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope", "mended"),
+    [
+        ("RetinaHead", "mmdet", True),
+        ("mmdet.RetinaHead", "mmseg", True),
+        ("UPerHead", "mmseg", True),
+        ("convnext_dense.RetinaHead", "mmdet", False),
+        ("mmseg.MaskFormerHead", "mmseg", False),  # ours of that name is a subclass of mmdet's
+        ("FPN", "mmdet", False),
+        ("NoSuchHead", "mmdet", False),
+    ],
+)
+def test_only_subclasses_of_the_very_class_take_its_place(kind, scope, mended):
+    found = list(float32_changes(dict(bbox_head=dict(type=kind)), scope))
+    assert [c.path for c in found] == ([("model", "bbox_head", "type")] if mended else [])
+
+
+def test_a_head_that_reads_several_levels_of_a_neck(tmp_path):
+    cfg = load_config("mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py")
+    swap = swap_backbone(cfg, "atto", pretrained="none")
+    assert swap.cfg.model.neck.in_channels == list(ARCHS["atto"].dims)
+    assert swap.cfg.model.decode_head[0].in_index == [0, 1, 2, 3]
+    try_model(swap.cfg, size=64)
 
 
 def test_the_optimizer_stays_when_asked_and_adam_keeps_its_rate():
