@@ -4,10 +4,11 @@ _base_ = ["mmseg::_base_/models/upernet_r50.py", "mmseg::_base_/default_runtime.
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
 
 # ---- model: mmseg's heads, with SyncBN; the auxiliary one sees stage 2 and weighs 0.4
+# The types of this package are mmseg's classes. Under fp16 they resize logits in float32, as released.
 model = dict(
     pretrained=None,
-    decode_head=dict(num_classes=150),
-    auxiliary_head=dict(num_classes=150),
+    decode_head=dict(type="convnext_dense.UPerHead", num_classes=150),
+    auxiliary_head=dict(type="convnext_dense.FCNHead", num_classes=150),
 )
 
 # ---- schedule: 20,210 training images, so 160,000 x 16 images are 127 epochs

@@ -6,7 +6,7 @@ _base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
 box_stds = [(0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)]
 box_heads = [
     dict(
-        type="ConvFCBBoxHead",
+        type="convnext_dense.ConvFCBBoxHead",
         num_shared_convs=4,
         num_shared_fcs=1,
         in_channels=256,
@@ -23,8 +23,19 @@ box_heads = [
     )
     for stds in box_stds
 ]
+# The types of this package are mmdet's classes. Under fp16 they keep coordinates, targets, losses and NMS in
+# float32, as released; mmdet 3 does not. The RoI head also initialises its mask heads, which mmdet 3 forgets
+# (docs/deviations.md).
 model = dict(
-    roi_head=dict(bbox_head=box_heads),
+    data_preprocessor=dict(type="convnext_dense.DetDataPreprocessor"),
+    rpn_head=dict(type="convnext_dense.RPNHead"),
+    roi_head=dict(
+        type="convnext_dense.CascadeRoIHead",
+        bbox_roi_extractor=dict(type="convnext_dense.SingleRoIExtractor"),
+        bbox_head=box_heads,
+        mask_roi_extractor=dict(type="convnext_dense.SingleRoIExtractor"),
+        mask_head=dict(type="convnext_dense.FCNMaskHead"),
+    ),
     # As released: proposals that clipping left without area are kept; mmdet 3 drops them at 0.
     train_cfg=dict(rpn_proposal=dict(min_bbox_size=-1)),
     test_cfg=dict(rpn=dict(min_bbox_size=-1)),

@@ -22,6 +22,7 @@ from convnext_dense.mm import (
     roadmap,
     tolerant,
 )
+from convnext_dense.mm.models import registry
 
 checkpoints.read_safely_in_mmengine()
 logs.forward_core_logs()

@@ -67,7 +67,7 @@ RELEASED_MASK_RCNN = {
     "train_cfg.rcnn.assigner.match_low_quality": True,
     "train_cfg.rcnn.sampler.num": 512,
     "train_cfg.rcnn.mask_size": 28,
-    "roi_head.bbox_head.type": "Shared2FCBBoxHead",
+    "roi_head.bbox_head.type": "convnext_dense.Shared2FCBBoxHead",
     "roi_head.bbox_head.loss_bbox.type": "L1Loss",
     "roi_head.bbox_head.bbox_coder.target_stds": [0.1, 0.1, 0.2, 0.2],
 }
@@ -86,7 +86,7 @@ RELEASED_CASCADE = {
         f"roi_head.bbox_head.{i}.{key}": value
         for i in range(3)
         for key, value in {
-            "type": "ConvFCBBoxHead",
+            "type": "convnext_dense.ConvFCBBoxHead",
             "num_shared_convs": 4,
             "num_shared_fcs": 1,
             "conv_out_channels": 256,
