@@ -220,24 +220,28 @@ def published_metrics(row: paper.Row | None, tta: bool) -> dict[str, float | Non
     return {}
 
 
-def compare(record: Mapping) -> list[Difference]:
+def compare(record: Mapping, tolerance: Mapping[str, float] = TOLERANCE) -> list[Difference]:
     """Figures of an accuracy record beside those of its row.
 
     Only the paper's whole val set is compared: on other data every ``paper`` is ``None``.
+
+    Args:
+        record: the accuracy record.
+        tolerance: metric -> largest difference in percent points; other metrics are not judged.
     """
     row = paper.ROWS.get(record.get("row") or "")
     whole = record["dataset"]["full"]
     published = published_metrics(row, record["tta"]) if whole else {}
     return [
-        Difference(name, value, published.get(name), _inside(name, value, published.get(name)))
+        Difference(name, value, published.get(name), _inside(value, published.get(name), tolerance.get(name)))
         for name, value in record["metrics"].items()
     ]
 
 
-def _inside(metric: str, measured: float, published: float | None) -> bool | None:
-    if published is None or metric not in TOLERANCE:
+def _inside(measured: float, published: float | None, tolerance: float | None) -> bool | None:
+    if published is None or tolerance is None:
         return None
-    return abs(measured - published) <= TOLERANCE[metric] + _EPSILON
+    return abs(measured - published) <= tolerance + _EPSILON
 
 
 def format_comparison(record: Mapping) -> str:

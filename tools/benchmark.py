@@ -2,6 +2,7 @@
 
 complexity  parameters and multiply-accumulates, counted on the meta device
 accuracy    AP or mIoU by the published test protocol; every measurement is a line in results/accuracy.jsonl
+reproduce   the released checkpoints on disk against the paper's figures, with a verdict for each row
 report      one page of HTML about a run: recipe, curves, figures, best and worst predictions
 speed       time and memory of inference and of a training step, beside the peers
 """
@@ -11,14 +12,16 @@ import json
 from pathlib import Path
 
 from convnext_dense.complexity import format_table
-from convnext_dense.mm.benchmark import Job, identity, run_protocol
+from convnext_dense.mm import benchmark
+from convnext_dense.mm.benchmark import Job
 from convnext_dense.mm.cli import add_run_arguments, common_options
 from convnext_dense.mm.complexity import compare, countable_rows
 from convnext_dense.mm.errors import UserError, explain, one_line_errors
 from convnext_dense.mm.inventory import LeftOut, checkpoint_folders, jobs_on_disk, single_job
+from convnext_dense.mm.reproduce import add_reproduce
 from convnext_dense.mm.run_report import write_report
 from convnext_dense.mm.speed_command import add_speed
-from convnext_dense.results import append_record, find_record, format_comparison, read_records
+from convnext_dense.results import format_comparison
 
 
 def main() -> None:
@@ -28,6 +31,7 @@ def main() -> None:
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_complexity(subcommands)
     add_accuracy(subcommands)
+    add_reproduce(subcommands)
     add_report(subcommands)
     add_speed(subcommands)
     args = parser.parse_args()
@@ -117,17 +121,14 @@ def accuracy(args: argparse.Namespace) -> None:
 
 def measure(job: Job, args: argparse.Namespace) -> None:
     """Run one test unless it is recorded, record it, and print it beside the paper's figures."""
-    record = None if args.again else find_record(read_records(args.results), identity(job))
-    if record:
-        print(f"recorded on {record['time']} already (--again measures again):")
+    measured = benchmark.measure(job, args.results, args.again)
+    if measured is None:  # a process of a distributed test, not the first
+        return
+    if measured.folder is None:
+        print(f"recorded on {measured.record['time']} already (--again measures again):")
     else:
-        evaluation = run_protocol(job)
-        if evaluation is None:  # a process of a distributed test, not the first
-            return
-        record = evaluation.record
-        append_record(args.results / "accuracy.jsonl", record)
-        print(f"predictions and figures of each class: {evaluation.folder}")
-    print(format_comparison(record), flush=True)
+        print(f"predictions and figures of each class: {measured.folder}")
+    print(format_comparison(measured.record), flush=True)
 
 
 def add_report(subcommands: argparse._SubParsersAction) -> None:

@@ -5,8 +5,10 @@ import datetime
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from mmengine import dist
@@ -38,7 +40,15 @@ from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.runtime import Options, load_config, testing_runner
 from convnext_dense.reading import checkpoint_file
 from convnext_dense.recipes import list_configs
-from convnext_dense.results import Task, content_hash, dataset_entry, file_hash
+from convnext_dense.results import (
+    Task,
+    append_record,
+    content_hash,
+    dataset_entry,
+    file_hash,
+    find_record,
+    read_records,
+)
 
 VERSIONS = (
     "convnext_dense",
@@ -175,6 +185,34 @@ def data_hash(cfg: Config, data_root: str | None) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- protocol
+
+
+class Measurement(NamedTuple):
+    """The record of a test, and the folder of its predictions; no folder if it was recorded before."""
+
+    record: Mapping
+    folder: Path | None
+
+
+def measure(job: Job, results: Path, again: bool = False) -> Measurement | None:
+    """Run one test and record it, unless it is recorded; ``None`` in processes but the first.
+
+    Args:
+        job: the test.
+        results: folder of the records; a new one is a line in its ``accuracy.jsonl``.
+        again: run the test although it is recorded.
+
+    Raises:
+        UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
+    """
+    record = None if again else find_record(read_records(results), identity(job))
+    if record:
+        return Measurement(record, None)
+    evaluation = run_protocol(job)
+    if evaluation is None:  # a process of a distributed test, not the first
+        return None
+    append_record(results / "accuracy.jsonl", evaluation.record)
+    return Measurement(evaluation.record, evaluation.folder)
 
 
 def run_protocol(job: Job) -> Evaluation | None:

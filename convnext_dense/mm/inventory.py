@@ -1,6 +1,6 @@
 """Which rows can be measured here: their recipes, data and weights on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +17,23 @@ from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.recipes import list_configs
+from convnext_dense.reproduction import Part
 
 
 class LeftOut(NamedTuple):
-    """A row that cannot be measured here, and why."""
+    """A row that cannot be measured here, and why.
+
+    Attributes:
+        row: name of the row.
+        reason: the first missing part, in words.
+        lacks: every missing part.
+        expected: missing files and folders of the data, as paths.
+    """
 
     row: str
     reason: str
+    lacks: tuple[Part, ...] = ()
+    expected: tuple[str, ...] = ()
 
 
 def find_data_root(cfg: Config, root: str | None) -> str | None:
@@ -40,6 +50,24 @@ def find_data_root(cfg: Config, root: str | None) -> str | None:
     return None
 
 
+def expected_data(cfg: Config, root: str | None) -> tuple[str, ...]:
+    """Paths of the test's data that are missing, where ``root`` or the config would have them."""
+    missing = []
+    for data in datasets_of(cfg, ("test",)):
+        own = Path(data.get("data_root") or "")
+        place = own if not root else Path(root) if Path(root).name == own.name else Path(root, own.name)
+        prefixes = [data.get("ann_file"), *(data.get("data_prefix") or {}).values()]
+        missing += [str(place / part) for part in prefixes if part and not (place / part).exists()]
+    return tuple(missing)
+
+
+def find_released(row: str, folders: Iterable[Path]) -> Path | None:
+    """The released checkpoint of a row in one of ``folders``, under its released file name."""
+    released = paper.WEIGHTS.get(row)
+    paths = [folder / Path(released).name for folder in folders] if released else []
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find_checkpoint(row: str, folders: list[Path]) -> Path | None:
     """Weights of a row on disk: the released file, or the newest of a run of its recipe.
 
@@ -47,10 +75,9 @@ def find_checkpoint(row: str, folders: list[Path]) -> Path | None:
         row: name of the row.
         folders: where released files or work folders lie.
     """
-    released = paper.WEIGHTS.get(row)
-    for folder in folders:
-        if released and (folder / Path(released).name).is_file():
-            return folder / Path(released).name
+    released = find_released(row, folders)
+    if released:
+        return released
     for folder in folders:
         stem = row.rpartition("/")[2]
         for run in (folder / row, folder / stem):
@@ -73,7 +100,12 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def jobs_on_disk(
-    options: Options, folders: list[Path], evaluator: Evaluator, tta: bool
+    options: Options,
+    folders: list[Path],
+    evaluator: Evaluator,
+    tta: bool,
+    rows: Iterable[str] | None = None,
+    released: bool = False,
 ) -> Iterator[Job | LeftOut]:
     """Every row of the COCO and ADE20K tables, as a job, or with what is missing.
 
@@ -82,21 +114,27 @@ def jobs_on_disk(
         folders: see :func:`find_checkpoint`.
         evaluator: see :class:`Job`.
         tta: for segmentors also several scales and flip.
+        rows: names of the rows to look at; all by default.
+        released: take released checkpoints only, never those of a run.
     """
     known = set(list_configs())
+    find = find_released if released else find_checkpoint
+    wanted = paper.ROWS if rows is None else set(rows)
     for row in paper.ROWS.values():
-        if not isinstance(row, paper.CocoRow | paper.Ade20kRow):
+        if not isinstance(row, paper.CocoRow | paper.Ade20kRow) or row.name not in wanted:
             continue
         if row.name not in known:
-            yield LeftOut(row.name, "no recipe")
+            yield LeftOut(row.name, "no recipe", ("recipe",))
             continue
-        root = find_data_root(load_config(row.name, options.overrides), options.data_root)
+        cfg = load_config(row.name, options.overrides)
+        root, checkpoint = find_data_root(cfg, options.data_root), find(row.name, folders)
         if root is None:
-            yield LeftOut(row.name, f"no data in {options.data_root or 'the place that its config names'}")
+            reason = f"no data in {options.data_root or 'the place that its config names'}"
+            lacks = ("data",) if checkpoint else ("checkpoint", "data")
+            yield LeftOut(row.name, reason, lacks, expected_data(cfg, options.data_root))
             continue
-        checkpoint = find_checkpoint(row.name, folders)
         if checkpoint is None:
-            yield LeftOut(row.name, f"no checkpoint in {', '.join(map(str, folders))}")
+            yield LeftOut(row.name, f"no checkpoint in {', '.join(map(str, folders))}", ("checkpoint",))
             continue
         job = Job(row.name, checkpoint, replace(options, data_root=root), evaluator=evaluator)
         yield job
@@ -106,7 +144,12 @@ def jobs_on_disk(
 
 def checkpoint_folders() -> list[Path]:
     """Where weights are looked for: what was trained here, and what was downloaded."""
-    return [Path("work_dirs"), Path(torch.hub.get_dir()) / "checkpoints"]
+    return [Path("work_dirs"), download_folder()]
+
+
+def download_folder() -> Path:
+    """Where downloads of weights lie."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def single_job(
