@@ -24,6 +24,7 @@ from convnext_dense.mm.models.float32 import METHODS
 from convnext_dense.mm.models.precision import full_precision, to_float32
 from convnext_dense.mm.models.registry import MODELS, SCOPE
 from convnext_dense.mm.settings import set_plain_batch_norm
+from convnext_dense.mm.tta import DetectionTTA, SegmentationTTA
 
 HALF = [torch.float16, torch.bfloat16]
 STRIDES = [4, 8, 16, 32]
@@ -350,8 +351,26 @@ def test_half_precision_ends_with_the_forward_passes(model, dtype):
         assert {t.dtype for t in _tensors(losses)} == {torch.float32}
         with torch.no_grad():
             model.eval().test_step(copy.deepcopy(batch))
+            augmented(model).test_step(two_views(batch))
     assert audit.seen > 50, "autocast was on"
     assert not audit.found
+
+
+def augmented(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside of test-time augmentation."""
+    return (DetectionTTA if hasattr(model, "roi_head") else SegmentationTTA)(module=model)
+
+
+def two_views(batch: dict) -> dict:
+    """The batch, and its mirror image, as collated augmentations."""
+    views = dict(inputs=[], data_samples=[])
+    for flip in (False, True):
+        samples = copy.deepcopy(batch["data_samples"])
+        for sample in samples:
+            sample.set_metainfo(dict(flip=flip, flip_direction="horizontal" if flip else None))
+        views["inputs"].append([image.flip(2) if flip else image for image in batch["inputs"]])
+        views["data_samples"].append(samples)
+    return views
 
 
 def _tensors(node: object) -> Iterator[torch.Tensor]:
