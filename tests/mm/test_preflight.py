@@ -1,12 +1,14 @@
 """A preflight finds what was planted, tells the published figures, and leaves nothing behind."""
 
 import gc
+import itertools
 import json
 import os
 import re
 import shutil
 import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from convnext_dense.mm import preflight_steps
 from convnext_dense.mm.data import set_data_root
 from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.preflight import preflight
-from convnext_dense.mm.preflight_data import Item, _in_threads, check_everything
+from convnext_dense.mm.preflight_data import AT_ONCE, Item, _in_threads, check_everything
 from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
 from convnext_dense.mm.preflight_samples import Samples, largest_samples
 from convnext_dense.mm.preflight_shape import (
@@ -288,16 +290,28 @@ def test_faults_of_label_maps(shapes):
 
 
 def test_ctrl_c_keeps_what_was_found():
-    looked = []
+    """Files that come after the signal wait for it to arrive, however the threads are scheduled."""
+    looked, numbers, arrived = [], itertools.count(1), threading.Event()
+
+    def interrupt(signum: int, frame: object) -> None:
+        arrived.set()
+        raise KeyboardInterrupt
 
     def look(item: Item) -> None:
         looked.append(item)
-        if len(looked) == 700:
+        number = next(numbers)
+        if number == 700:
             os.kill(os.getpid(), signal.SIGINT)
+        if number >= 700:
+            arrived.wait()
 
     items = [Item(Path(f"{i}.jpg")) for i in range(5000)]
-    done = _in_threads(look, items, "checking", bar=False)
-    assert 0 < done <= len(looked) < 5000
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        done = _in_threads(look, items, "checking", bar=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert 0 < done <= len(looked) <= 700 + AT_ONCE
     assert len(set(looked)) == len(looked)
 
 
