@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANGS
 
 from convnext_dense import get_config
 
@@ -56,4 +57,4 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess:
     """Run a command of ``tools/`` from the checkout, as a user would."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANGS)

@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
+from waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +44,7 @@ def torchrun(*command: object, folder: Path, restarts: int = 0) -> str:
         env={**env, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANGS,
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output

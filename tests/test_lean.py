@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, jvp, vmap
+from waiting import HANGS
 
 from convnext_dense import ConvNeXt, IsotropicConvNeXt, lean
 from convnext_dense.archs import ARCHS
@@ -381,5 +382,5 @@ def test_two_processes_average_the_gradients(tmp_path):
         subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
-    ends = [worker.communicate(timeout=120)[1] for worker in workers]
+    ends = [worker.communicate(timeout=HANGS)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], ends

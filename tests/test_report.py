@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pycocotools")
 
 import evaluations
+from waiting import HANGS
 
 from convnext_dense.curves import Log
 from convnext_dense.gallery import best_and_worst
@@ -171,6 +172,6 @@ def test_a_browser_shows_it_without_scrolling_sideways(segmented, tmp_path, widt
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom",
         f"--window-size={width + 200},1000", (tmp_path / "frame.html").as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     title = re.search(r"<title>(.*?)</title>", done.stdout)[1]
     assert title == "0 true", done.stderr[-500:]

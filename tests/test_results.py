@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from published import ROOT, TABLES
+from waiting import wait_until
 
 from convnext_dense import paper
 from convnext_dense.results import (
@@ -95,10 +95,8 @@ while True:
     number += 1
 """
     writer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    end = time.monotonic() + 60
     path = tmp_path / "a.jsonl"
-    while time.monotonic() < end and not (path.is_file() and path.stat().st_size > 100_000):
-        time.sleep(0.01)
+    wait_until(lambda: path.is_file() and path.stat().st_size > 100_000)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     lines = path.read_text().splitlines()

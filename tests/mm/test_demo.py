@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from waiting import HANGS
 
 from convnext_dense import shapes
 
@@ -66,7 +67,7 @@ def test_a_few_steps_of_the_whole_demo(tmp_path):
     options = ["--out", "out", "--train", "8", "--val", "3", "--steps", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command + options, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        command + options, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=HANGS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("detection.png", "segmentation.png", "curves.png"):

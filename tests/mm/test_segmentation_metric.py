@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS, MODELS, init_default_scope
 from PIL import Image
+from waiting import HANGS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmseg is imported)
 from convnext_dense.shapes import SEGMENTATION_CLASSES, make_shapes
@@ -168,7 +169,7 @@ def test_the_command_line_prints_them(tmp_path):
     command += ["test_evaluator.output_dir=maps", "model.test_cfg.mode=slide"]
     command += ["model.test_cfg.crop_size=(64,64)", "model.test_cfg.stride=(40,40)"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=HANGS)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "windows of 64x64 pixels; batch: 3" in output
@@ -193,6 +194,6 @@ def test_the_command_line_prints_them(tmp_path):
 def test_a_window_batch_of_nothing_is_refused(tmp_path):
     command = [sys.executable, str(ROOT / "tools/test.py"), "any", "any.pth", "--window-batch", "0"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 2
     assert "'0' is not a whole number above 0" in done.stderr

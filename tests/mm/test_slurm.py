@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import HANGS
 
 from convnext_dense.shapes import make_shapes
 
@@ -60,7 +61,7 @@ def cluster(tmp_path):
             **variables,
         }
         command = ["bash", str(SCRIPT), *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=HANGS)
         calls = tmp_path / "calls"
         lines = calls.read_text().splitlines() if calls.exists() else []
         calls.unlink(missing_ok=True)

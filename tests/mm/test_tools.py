@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import HANGS
 
 from convnext_dense.shapes import make_shapes
 
@@ -24,7 +25,7 @@ def run(tool: str, *args: object, cwd: Path, status: int = 0) -> str:
     """Output of a tool, run from ``cwd``; checks its exit status."""
     command = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, args)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=HANGS)
     output = done.stdout + done.stderr
     assert done.returncode == status, output
     return output

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from waiting import HANGS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet and mmseg are imported)
 from convnext_dense.mm import windows
@@ -376,7 +377,7 @@ def test_the_command_line(kind, shapes, tmp_path):
     command += ["--data-root", shapes / LAYOUTS[kind], "--out", "m.json", "--show-dir", "pictures"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=HANGS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     ratios = "(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)" if kind == "seg" else "(0.75, 1.0, 1.25)"
