@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+from convnext_dense.errors import DataError
 from convnext_dense.mask_faults import repair_mask, repair_polygons
 
 Size = tuple[int, int]
@@ -56,7 +57,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class AnnotationFileError(ValueError):
+class AnnotationFileError(DataError):
     """An annotation file that nothing can be done with."""
 
 

@@ -8,6 +8,8 @@ The isotropic rows: Liu et al., section 3.3 and Table 2.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from convnext_dense.errors import ArgumentError
+
 
 class Arch(NamedTuple):
     """Blocks and channels of the four stages."""
@@ -50,13 +52,13 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, Arch] = ARCHS) -> Arch
     known = f"use one of {tuple(archs)} or dict(depths=..., dims=...)"
     if isinstance(arch, str):
         if arch not in archs:
-            raise ValueError(f"arch={arch!r}; {known}")
+            raise ArgumentError(f"arch={arch!r}; {known}")
         return archs[arch]
     if not isinstance(arch, Mapping) or set(arch) != {"depths", "dims"}:
-        raise ValueError(f"arch={arch!r}; {known}")
+        raise ArgumentError(f"arch={arch!r}; {known}")
     stages = len(next(iter(archs.values())).depths)
     row = Arch(tuple(arch["depths"]), tuple(arch["dims"]))
     for key, values in row._asdict().items():
         if len(values) != stages or not all(isinstance(v, int) and v > 0 for v in values):
-            raise ValueError(f"arch {key}={values}; {stages} positive integers are needed, one a stage")
+            raise ArgumentError(f"arch {key}={values}; {stages} positive integers are needed, one a stage")
     return row

@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from convnext_dense import paper
 from convnext_dense.coco_eval import AREAS, RECALLS, Precision
+from convnext_dense.errors import ArgumentError
 from convnext_dense.plots import COLOURS
 
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY, _ = COLOURS
@@ -117,7 +118,7 @@ def draw_cost(points: Sequence[Point], ylabel: str, latency_on: str = "") -> Fig
     """
     costs = [name for name in COSTS if sum(name in point.costs for point in points) >= 2]
     if not costs:
-        raise ValueError("accuracy against cost needs two models of known cost")
+        raise ArgumentError("accuracy against cost needs two models of known cost")
     figure = Figure(figsize=(5.4 * len(costs) + 0.4, 4.6), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     most = max(point.costs.get("macs", 1) for point in points)
@@ -217,7 +218,7 @@ def draw_precision_recall(precisions: Mapping[str, Precision]) -> Figure:
         ValueError: no object of any class.
     """
     if all(precision.curve() is None for precision in precisions.values()):
-        raise ValueError("no precision-recall curve: the annotations have no object of the classes")
+        raise ArgumentError("no precision-recall curve: the annotations have no object of the classes")
     figure = Figure(figsize=(10.5, 4.2 * len(precisions)), layout="constrained")
     panels = figure.subplots(len(precisions), 2, squeeze=False)
     for (left, right), (kind, precision) in zip(panels, precisions.items(), strict=True):
@@ -271,7 +272,7 @@ def draw_classes(per_class: Mapping[str, Mapping[str, float | None]], figure_nam
     values = {name: figures.get(figure_name) for name, figures in per_class.items()}
     known = sorted(((v, name) for name, v in values.items() if v is not None), reverse=True)
     if not known:
-        raise ValueError(f"no class has a figure {figure_name!r}")
+        raise ArgumentError(f"no class has a figure {figure_name!r}")
     columns = -(-len(known) // 40)
     rows = -(-len(known) // columns)
     figure = Figure(figsize=(4.6 * columns, 0.9 + 0.2 * max(rows, 4)), layout="constrained")

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from convnext_dense.errors import ArgumentError
+
 Evaluator = Literal["pycocotools", "faster-coco-eval"]
 IouType = Literal["bbox", "segm"]
 
@@ -76,9 +78,9 @@ def load_evaluator(name: Evaluator) -> tuple[type, type]:
         ValueError: an unknown name, or one that is not installed.
     """
     if name not in get_args(Evaluator):
-        raise ValueError(f"evaluator={name!r}; use one of {get_args(Evaluator)}")
+        raise ArgumentError(f"evaluator={name!r}; use one of {get_args(Evaluator)}")
     if name not in available_evaluators():
-        raise ValueError(f"evaluator={name!r} is not installed: pip install {name}")
+        raise ArgumentError(f"evaluator={name!r} is not installed: pip install {name}")
     if name == "pycocotools":
         return import_module("pycocotools.coco").COCO, import_module("pycocotools.cocoeval").COCOeval
     module = import_module("faster_coco_eval")
@@ -175,5 +177,5 @@ def read_detections(path: str | Path) -> list[dict]:
     """
     content = json.loads(Path(path).read_text())
     if not isinstance(content, list):
-        raise ValueError(f"{path} is not a list of detections in COCO's result format")
+        raise ArgumentError(f"{path} is not a list of detections in COCO's result format")
     return content

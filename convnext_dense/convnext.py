@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convnext_dense import fuse, lean
 from convnext_dense.archs import resolve_arch
+from convnext_dense.errors import ArgumentError
 from convnext_dense.layers import GRN, AtrousDownsample, DropPath, LayerNorm2d, drop_path_rates
 
 logger = logging.getLogger(__name__)
@@ -133,11 +134,11 @@ class ConvNeXt(nn.Module):
         self.out_indices = resolve_out_indices(out_indices, len(self.depths))
         self.out_channels = tuple(self.dims[i] for i in self.out_indices)
         if output_stride not in get_args(OutputStride):
-            raise ValueError(f"output_stride={output_stride!r}; use one of {get_args(OutputStride)}")
+            raise ArgumentError(f"output_stride={output_stride!r}; use one of {get_args(OutputStride)}")
         self.output_stride = output_stride
         self.out_strides = tuple(min(4 * 2**i, output_stride) for i in self.out_indices)
         if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(
+            raise ArgumentError(
                 f"frozen_stages={frozen_stages}; use -1 (none) to {len(self.depths)} (all stages)"
             )
         self.frozen_stages = frozen_stages
@@ -242,9 +243,9 @@ class ConvNeXt(nn.Module):
 def check_image(x: Tensor, in_channels: int, smallest: int) -> None:
     """Raise ``ValueError`` unless ``x`` is (N, in_channels, H, W) with H and W of at least ``smallest``."""
     if x.dim() != 4 or x.shape[1] != in_channels:
-        raise ValueError(f"input of shape {tuple(x.shape)}; expected (N, {in_channels}, H, W)")
+        raise ArgumentError(f"input of shape {tuple(x.shape)}; expected (N, {in_channels}, H, W)")
     if x.shape[2] < smallest or x.shape[3] < smallest:
-        raise ValueError(
+        raise ArgumentError(
             f"input of {x.shape[2]}x{x.shape[3]} pixels; at least {smallest}x{smallest} are needed"
         )
 
@@ -268,7 +269,7 @@ def resolve_with_cp(with_cp: bool | Sequence[int], num_stages: int) -> tuple[int
     stages = tuple(with_cp) if isinstance(with_cp, Sequence) else (with_cp,)
     known = isinstance(with_cp, Sequence) and all(type(i) is int and 0 <= i < num_stages for i in stages)
     if not known:
-        raise ValueError(
+        raise ArgumentError(
             f"with_cp={with_cp!r}; use True, False or a sequence of stages 0 to {num_stages - 1}"
         )
     return stages
@@ -283,12 +284,12 @@ def resolve_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tu
     given = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
     for i in given:
         if not isinstance(i, int) or not -num_stages <= i < num_stages:
-            raise ValueError(
+            raise ArgumentError(
                 f"out_indices={given}: {i!r} is not a stage; use -{num_stages} to {num_stages - 1}"
             )
     resolved = tuple(i % num_stages for i in given)
     if not resolved or list(resolved) != sorted(set(resolved)):
-        raise ValueError(f"out_indices={given}; name at least one stage, each once, in rising order")
+        raise ArgumentError(f"out_indices={given}; name at least one stage, each once, in rising order")
     return resolved
 
 

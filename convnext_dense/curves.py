@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.plots import COLOURS, loss_curves, save_figure
 
 DASHES = ("-", "--", ":", "-.")
@@ -56,7 +57,7 @@ def read_log(source: str | Path) -> Log:
         records = join_records(records, place_records(_read_lines(file)))
     losses = loss_curves(records)
     if not losses:
-        raise ValueError(f"{source}: no loss among {len(records)} records")
+        raise ArgumentError(f"{source}: no loss among {len(records)} records")
     return Log(losses, _rates(records), _metrics(records))
 
 
@@ -139,7 +140,7 @@ def draw_curves(runs: Mapping[str, Log]) -> Figure:
         ValueError: no runs.
     """
     if not runs:
-        raise ValueError("no runs to plot")
+        raise ArgumentError("no runs to plot")
     has_metrics = any(log.metrics for log in runs.values())
     columns = 3 if has_metrics else 2
     figure = Figure(figsize=(4.6 * columns, 4.6), layout="constrained")

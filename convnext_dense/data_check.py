@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from convnext_dense.errors import DataError
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _EXIF_ORIENTATION = 0x0112  # 5 to 8: rows and columns are exchanged when the image is read
 
 
-class ClassNamesError(ValueError):
+class ClassNamesError(DataError):
     """Class names that cannot be read or used."""
 
 

@@ -1,9 +1,26 @@
-"""The error of a checkpoint, and the one line that matters of others."""
+"""Every error that a user can act on, in one hierarchy, and the one line that matters of others.
+
+A message is one line, or a few, that name the file or the key and the remedy; command lines print it without
+a traceback. Each class is also the built-in error that callers of a library expect. This module imports
+nothing of the package.
+"""
 
 import re
 
 
-class CheckpointError(ValueError):
+class DenseError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+
+class UserError(DenseError, ValueError):
+    """A wrong argument of a command, or a wrong entry of a config."""
+
+
+class ArgumentError(DenseError, ValueError):
+    """A wrong argument of a class or function, such as an unknown arch."""
+
+
+class CheckpointError(DenseError, ValueError):
     """A checkpoint that cannot be read or does not fit the model.
 
     Attributes:
@@ -11,6 +28,18 @@ class CheckpointError(ValueError):
     """
 
     names_file = False
+
+
+class MissingPackageError(CheckpointError):
+    """An optional package that is absent or broken; the message has the command that installs it."""
+
+
+class DataError(DenseError, ValueError):
+    """Images, annotations or records that cannot be used."""
+
+
+class DatasetNotFoundError(DenseError, FileNotFoundError):
+    """Files that a config needs are not on disk."""
 
 
 def reason(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from pycocotools import mask as coco_mask
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.evaluation import Evaluation
 from convnext_dense.mistakes import EXPLAINED, Mistake, Objects, Scenes, image_quality, read_scenes
 from convnext_dense.plots import COLOURS
@@ -179,7 +180,7 @@ def draw_mistakes(
         ValueError: no mistakes.
     """
     if not wrong:
-        raise ValueError(
+        raise ArgumentError(
             "no mistakes to draw: every detection above the score is right, and nothing was missed"
         )
     rows = -(-len(wrong) // across)
@@ -283,7 +284,7 @@ def draw_worst_maps(evaluation: Evaluation, count: int = 12) -> Figure:
     """
     known = sorted((s for s in evaluation.scenes if s["miou"] is not None), key=lambda s: s["miou"])[:count]
     if not known:
-        raise ValueError("no image has a labelled pixel")
+        raise ArgumentError("no image has a labelled pixel")
     pictures = [label_picture(evaluation, scene, 320) for scene in known]
     rows = -(-len(known) // 2)
     shape = pictures[0].shape

@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
+from convnext_dense.errors import ArgumentError
+
 DecayType = Literal["layer_wise", "stage_wise"]
 DECAY_TYPES: tuple[str, ...] = get_args(DecayType)
 
@@ -97,7 +99,7 @@ def layer_id(
             ``num_layers`` too small to hold the stages.
     """
     if decay_type not in DECAY_TYPES:
-        raise ValueError(f"decay_type={decay_type!r}; use one of {DECAY_TYPES}")
+        raise ArgumentError(f"decay_type={decay_type!r}; use one of {DECAY_TYPES}")
     num_layers = _checked_num_layers(depths, num_layers)
     position = _position(name, isotropic=len(depths) == 1)
     if position is None:
@@ -126,7 +128,9 @@ def is_decayed(name: str, shape: Sequence[int]) -> bool:
 
 def _long_stage(depths: Sequence[int]) -> int:
     if len(depths) not in (1, 4):
-        raise ValueError(f"depths={tuple(depths)}; four stages (hierarchical) or one (isotropic) are known")
+        raise ArgumentError(
+            f"depths={tuple(depths)}; four stages (hierarchical) or one (isotropic) are known"
+        )
     return depths[0] if len(depths) == 1 else depths[2]
 
 
@@ -136,7 +140,7 @@ def _checked_num_layers(depths: Sequence[int], num_layers: int | None) -> int:
         return default
     smallest = 1 if len(depths) == 1 else 4  # one group at least for the long stage
     if num_layers < smallest:
-        raise ValueError(f"num_layers={num_layers}; at least {smallest} for depths {tuple(depths)}")
+        raise ArgumentError(f"num_layers={num_layers}; at least {smallest} for depths {tuple(depths)}")
     return num_layers
 
 

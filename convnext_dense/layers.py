@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convnext_dense.errors import ArgumentError
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a map, epsilon 1e-6 as released."""
@@ -72,7 +74,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"drop path rate {rate}; use a number in [0, 1)")
+            raise ArgumentError(f"drop path rate {rate}; use a number in [0, 1)")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

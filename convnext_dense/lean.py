@@ -32,6 +32,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 from torch.nn import modules as hooks
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.layers import GRN, GRN_EPS, grn_relative
 from convnext_dense.products import linear
 
@@ -84,7 +85,7 @@ def resolve_memory(memory: str) -> str:
         ValueError: one that is not in :data:`MEMORY`.
     """
     if memory not in MEMORY:
-        raise ValueError(f"memory={memory!r}; use one of {MEMORY}")
+        raise ArgumentError(f"memory={memory!r}; use one of {MEMORY}")
     return memory
 
 

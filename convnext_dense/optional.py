@@ -7,21 +7,21 @@ from types import ModuleType
 
 import torch
 
-from convnext_dense.errors import CheckpointError, reason
+from convnext_dense.errors import MissingPackageError, reason
 
 
 def optional(name: str, purpose: str, package: str | None = None) -> ModuleType:
     """An optional module; one that is installed but broken counts as absent.
 
     Raises:
-        CheckpointError: absent; the message has the command that installs it.
+        MissingPackageError: absent; the message has the command that installs it.
     """
     try:
         with without_compiled_torchvision():
             return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         broken = "" if isinstance(error, ModuleNotFoundError) else f" (it is broken: {reason(error)})"
-        raise CheckpointError(
+        raise MissingPackageError(
             f"{purpose} needs {name.partition('.')[0]}{broken}; "
             f"pip install {package or name.partition('.')[0]}"
         ) from None

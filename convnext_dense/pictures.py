@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from convnext_dense.errors import DataError
+
 MAX_PIXELS = 178_956_970  # as PIL: 0.5 GB decoded
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -22,7 +24,7 @@ _PIL_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBo
 """What PIL raises for files that it cannot read; damaged PNGs are syntax errors to it."""
 
 
-class PictureError(ValueError):
+class PictureError(DataError):
     """A file that is no usable picture; the message is the reason, without the file."""
 
 

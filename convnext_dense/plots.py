@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.files import replacing
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -74,13 +75,13 @@ def plot_training(path: str | Path, runs: Mapping[str, Sequence[Mapping]]) -> No
         ValueError: no runs, or one without a logged loss.
     """
     if not runs:
-        raise ValueError("no runs to plot")
+        raise ArgumentError("no runs to plot")
     figure = Figure(figsize=(7 * len(runs), 4), layout="constrained")
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, (title, records) in zip(panels, runs.items(), strict=True):
         curves = loss_curves(records)
         if not curves:
-            raise ValueError(f"{title}: no loss among {len(records)} records")
+            raise ArgumentError(f"{title}: no loss among {len(records)} records")
         for i, (name, (steps, values)) in enumerate(curves.items()):
             total = name == "loss"
             colour = "black" if total else COLOURS[(i - 1) % len(COLOURS)]
@@ -156,7 +157,9 @@ class _Sheet:
 
     def __init__(self, images: int, truths: int, predictions: int) -> None:
         if not images or not images == truths == predictions:
-            raise ValueError(f"as many of each: {images} images, {truths} truths, {predictions} predictions")
+            raise ArgumentError(
+                f"as many of each: {images} images, {truths} truths, {predictions} predictions"
+            )
         self.across = min(PAIRS_A_ROW, images)
         rows = -(-images // self.across)
         height = 1.85 * rows + 0.7  # inches, 0.7 of them for the titles and the legend

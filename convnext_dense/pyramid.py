@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.layers import LayerNorm2d
 
 STRIDES = (4, 8, 16, 32)  # the levels before the extra ones
@@ -44,9 +45,9 @@ class SimpleFeaturePyramid(nn.Module):
     def __init__(self, in_channels: int, out_channels: int = 256, num_outs: int = 4) -> None:
         super().__init__()
         if in_channels % 4 or in_channels < 4:
-            raise ValueError(f"in_channels={in_channels}; use a multiple of 4, which is halved twice")
+            raise ArgumentError(f"in_channels={in_channels}; use a multiple of 4, which is halved twice")
         if num_outs < len(STRIDES):
-            raise ValueError(f"num_outs={num_outs}; use at least {len(STRIDES)}, strides {STRIDES}")
+            raise ArgumentError(f"num_outs={num_outs}; use at least {len(STRIDES)}, strides {STRIDES}")
         self.in_channels, self.out_channels, self.num_outs = in_channels, out_channels, num_outs
         self.out_strides = tuple(STRIDES[0] * 2**i for i in range(num_outs))
         half, quarter = in_channels // 2, in_channels // 4
@@ -80,7 +81,7 @@ class SimpleFeaturePyramid(nn.Module):
         """
         shapes = [tuple(each.shape) for each in maps]
         if len(maps) != 1 or maps[0].dim() != 4 or maps[0].shape[1] != self.in_channels:
-            raise ValueError(f"maps of shape {shapes}; expected one (N, {self.in_channels}, h, w)")
+            raise ArgumentError(f"maps of shape {shapes}; expected one (N, {self.in_channels}, h, w)")
         # channels-last saves LayerNorm2d its copies; compiled RoIAlign wants contiguous NCHW
         x = maps[0].to(memory_format=torch.channels_last)
         levels = [

@@ -4,6 +4,8 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convnext_dense.errors import ArgumentError
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -39,7 +41,7 @@ def config_path(name: str) -> Path:
     known = list_configs()
     if short not in known:
         near = difflib.get_close_matches(short, known, n=3, cutoff=0.4) or known
-        raise ValueError(f"no recipe {name!r}; near: {', '.join(near)}")
+        raise ArgumentError(f"no recipe {name!r}; near: {', '.join(near)}")
     return configs_root() / f"{short}.py"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from convnext_dense import paper
+from convnext_dense.errors import ArgumentError
 from convnext_dense.results import TOLERANCE, Difference, compare, published_metrics
 from convnext_dense.tables import markdown
 
@@ -105,7 +106,7 @@ def select_rows(patterns: Sequence[str] | None) -> list[str]:
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in rows):
             near = difflib.get_close_matches(pattern, rows, n=3, cutoff=0.4) or rows
-            raise ValueError(f"--rows {pattern}: no released row matches; near: {', '.join(near)}")
+            raise ArgumentError(f"--rows {pattern}: no released row matches; near: {', '.join(near)}")
     return [name for name in rows if any(_matches(name, pattern) for pattern in patterns)]
 
 

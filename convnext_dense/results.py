@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from convnext_dense import paper
+from convnext_dense.errors import DataError
 
 try:
     import fcntl
@@ -26,7 +27,7 @@ TOLERANCE = {"box AP": 0.2, "mask AP": 0.2, "mIoU": 0.3}
 _EPSILON = 1e-9  # 46.4 - 46.2 is a little more than 0.2 in floating point
 
 
-class ResultsError(ValueError):
+class ResultsError(DataError):
     """A record file that cannot be read; the message names file and line."""
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from convnext_dense import paper
 from convnext_dense.convnext import MIN_SIZE, Block, check_image, resolve_out_indices, run_blocks
+from convnext_dense.errors import ArgumentError
 from convnext_dense.layers import DropPath, LayerNorm2d, drop_path_rates
 
 
@@ -112,7 +113,7 @@ def resolve_step(step: str) -> Step:
         ValueError: an unknown name; all are listed.
     """
     if step not in STEPS:
-        raise ValueError(f"step={step!r}; use one of {tuple(STEPS)}")
+        raise ArgumentError(f"step={step!r}; use one of {tuple(STEPS)}")
     return STEPS[step]
 
 
@@ -168,7 +169,7 @@ class Roadmap(nn.Module):
         self.out_channels = tuple(self.dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
         if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(
+            raise ArgumentError(
                 f"frozen_stages={frozen_stages}; use -1 (none) to {len(self.depths)} (all stages)"
             )
         self.frozen_stages = frozen_stages

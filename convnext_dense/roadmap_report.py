@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from convnext_dense.complexity import Complexity, count_macs, count_params
+from convnext_dense.errors import ArgumentError
 from convnext_dense.roadmap import STEPS, Roadmap, Step
 from convnext_dense.speed import (
     MIB,
@@ -101,7 +102,7 @@ def measure(
         ValueError: an unknown step, no size, or fewer than one repeat.
     """
     if not sizes:
-        raise ValueError("no sizes to measure at; give at least one (height, width)")
+        raise ArgumentError("no sizes to measure at; give at least one (height, width)")
     torch.manual_seed(0)
     models = {step: Roadmap(step).to(device) for step in steps}
     kept = {}
@@ -173,7 +174,7 @@ def replace_table(text: str, table: str) -> str:
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"no place for the table: the text needs {begin.strip()} and {end}")
+        raise ArgumentError(f"no place for the table: the text needs {begin.strip()} and {end}")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.polygons import mask_polygons
 
 CLASSES = ("circle", "triangle", "cross")
@@ -60,9 +61,9 @@ class ShapesSpec:
 
     def __post_init__(self) -> None:
         if self.train < 1 or self.val < 1:
-            raise ValueError(f"train={self.train}, val={self.val}: both splits need at least one scene")
+            raise ArgumentError(f"train={self.train}, val={self.val}: both splits need at least one scene")
         if self.size < MIN_SIZE:
-            raise ValueError(f"size={self.size}: scenes need at least {MIN_SIZE} pixels a side")
+            raise ArgumentError(f"size={self.size}: scenes need at least {MIN_SIZE} pixels a side")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def outline(name: str) -> np.ndarray:
         a, b = 0.3, 0.95
         return np.array([(a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a),
                          (-a, -a), (-a, -b), (a, -b), (a, -a), (b, -a), (b, a)])  # fmt: skip
-    raise ValueError(f"shape {name!r}; use one of {CLASSES}")
+    raise ArgumentError(f"shape {name!r}; use one of {CLASSES}")
 
 
 def _on_circle(count: int) -> np.ndarray:
@@ -218,7 +219,7 @@ def draw_scene(size: int, seed: int, split: str, index: int) -> Scene:
         ValueError: ``split`` is none of `SPLITS`.
     """
     if split not in SPLITS:
-        raise ValueError(f"split={split!r}; use one of {tuple(SPLITS)}")
+        raise ArgumentError(f"split={split!r}; use one of {tuple(SPLITS)}")
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     labels = rng.integers(len(CLASSES), size=rng.integers(3, 8)).tolist()
     polygons = [_random_outline(rng, label, size) for label in labels]

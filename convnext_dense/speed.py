@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convnext_dense.archs import resolve_arch
+from convnext_dense.errors import ArgumentError
 from convnext_dense.fuse import fuse
 from convnext_dense.lean import pieces
 from convnext_dense.products import linear, pack
@@ -160,7 +161,7 @@ def time_interleaved(
         ValueError: fewer than one repeat.
     """
     if repeats < 1:
-        raise ValueError(f"repeats={repeats}; at least 1 is needed")
+        raise ArgumentError(f"repeats={repeats}; at least 1 is needed")
     device = torch.device(device)
     taken = [Runs([], [], []) for _ in runs]
     for repeat in range(-warm_ups(device), repeats):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from convnext_dense import paper
+from convnext_dense.errors import ArgumentError
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import Difference, compare
 
@@ -23,7 +24,7 @@ def replace_section(text: str, section: str) -> str:
     before, found, rest = text.partition(BEGIN)
     _, closed, after = rest.partition(END)
     if not found or not closed:
-        raise ValueError(f"no place for the model tables: the text needs the lines {BEGIN} and {END}")
+        raise ArgumentError(f"no place for the model tables: the text needs the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{section}{END}{after}"
 
 

@@ -15,10 +15,12 @@ import json
 import sys
 from pathlib import Path
 
+from convnext_dense.errors import UserError
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from convnext_dense.files import write_json, write_text
-from convnext_dense.mm.errors import UserError, one_line_errors
+from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.roadmap import STEPS
 from convnext_dense.roadmap_report import Report, format_markdown, measure, plot_report, replace_table
 

@@ -25,6 +25,7 @@ from convnext_dense.coco_eval import (
     read_detections,
 )
 from convnext_dense.doctor import installed_version
+from convnext_dense.errors import UserError
 from convnext_dense.evaluation import (
     NAME,
     Evaluation,
@@ -34,7 +35,6 @@ from convnext_dense.evaluation import (
 )
 from convnext_dense.mm.complexity import config_complexity
 from convnext_dense.mm.data import datasets_of
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.metrics import SegmentationRecords
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.runtime import Options, load_config, testing_runner

@@ -19,6 +19,7 @@ from convnext_dense.complexity import (
     count_macs,
     count_params,
 )
+from convnext_dense.errors import ArgumentError
 from convnext_dense.mm.meta import build_on_meta
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.recipes import list_configs
@@ -58,7 +59,7 @@ def protocol_shape(model: nn.Module) -> tuple[int, int]:
         return DETECTION_SHAPE
     size = getattr(model.data_preprocessor, "size", None)
     if not size:
-        raise ValueError("data_preprocessor.size, the crop of the segmentor, is not set; give a shape")
+        raise ArgumentError("data_preprocessor.size, the crop of the segmentor, is not set; give a shape")
     return size[0], 4 * size[0]
 
 

@@ -5,11 +5,9 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from convnext_dense.errors import DatasetNotFoundError
+
 SPLITS = ("train", "val", "test")
-
-
-class DatasetNotFoundError(FileNotFoundError):
-    """Files that a config needs are not on disk."""
 
 
 def iter_datasets(node: object) -> Iterator[ConfigDict]:

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import torch
 from mmengine import registry
 
-from convnext_dense.errors import CheckpointError
-from convnext_dense.mm.data import DatasetNotFoundError
+from convnext_dense.errors import DenseError
 
 CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
 _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:. ]+?) registry")
@@ -21,25 +20,13 @@ _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:.
 _PEER_GONE = re.compile(r"connection (closed|reset) by peer|remote process exited|broken pipe", re.IGNORECASE)
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly)")
 
-# their ValueErrors are about config entries (arch, out_indices, decay_type ...), not about bugs
-_CHECKING_MODULES = tuple(
-    f"convnext_dense.{name}"
-    for name in ("archs", "convnext", "isotropic", "layers", "layer_decay", "roadmap", "mm.optim")
-)
-
-
-class UserError(ValueError):
-    """A wrong argument or config entry; the message has the remedy."""
-
 
 def explain(error: BaseException) -> str | None:
     """One line of advice for an error that a user can act on, ``None`` for anything else."""
-    if isinstance(error, UserError | CheckpointError | DatasetNotFoundError):
+    if isinstance(error, DenseError):
         return str(error)
     if isinstance(error, urllib.error.URLError):
         return f"cannot download weights ({error}); give --pretrained PATH or --pretrained none"
-    if isinstance(error, ValueError) and _raising_module(error) in _CHECKING_MODULES:
-        return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "the GPU's memory is full: lower train_dataloader.batch_size (gradients are accumulated to the "
@@ -65,14 +52,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _raising_module(error: BaseException) -> str | None:
-    """Name of the module whose line raised ``error``."""
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    return frame.tb_frame.f_globals.get("__name__") if frame else None
 
 
 def _unregistered(name: str, registry_name: str) -> str:

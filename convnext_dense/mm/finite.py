@@ -14,8 +14,8 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from convnext_dense.errors import UserError
 from convnext_dense.files import replacing, write_text
-from convnext_dense.mm.errors import UserError
 from convnext_dense.seeding import seed_all
 
 

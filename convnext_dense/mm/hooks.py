@@ -10,8 +10,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
+from convnext_dense.errors import UserError
 from convnext_dense.fuse import fuse, unfuse
-from convnext_dense.mm.errors import UserError
 
 
 @HOOKS.register_module()

@@ -15,10 +15,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from convnext_dense.errors import CheckpointError
+from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.files import replacing
 from convnext_dense.mm.checkpoints import read_checkpoint, read_position
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.interrupts import Interrupted
 from convnext_dense.mm.loops import StepLoop
 

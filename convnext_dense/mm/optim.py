@@ -9,6 +9,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.optim import Optimizer
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.layer_decay import (
     DECAY_TYPES,
     default_num_layers,
@@ -60,12 +61,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super()._validate_cfg()
         unknown = sorted(set(self.paramwise_cfg) - set(OPTIONS))
         if unknown:
-            raise ValueError(f"unknown paramwise_cfg options {unknown}; use {OPTIONS}")
+            raise ArgumentError(f"unknown paramwise_cfg options {unknown}; use {OPTIONS}")
         decay_rate = self.paramwise_cfg.get("decay_rate")
         if not isinstance(decay_rate, int | float) or not 0 < decay_rate <= 1:
-            raise ValueError(f"paramwise_cfg.decay_rate={decay_rate!r}; use a number in (0, 1]")
+            raise ArgumentError(f"paramwise_cfg.decay_rate={decay_rate!r}; use a number in (0, 1]")
         if self.base_lr is None:
-            raise ValueError("the optimizer needs an explicit lr, because each group has its share of it")
+            raise ArgumentError("the optimizer needs an explicit lr, because each group has its share of it")
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper of ``model``; its optimizer resumes by parameter name."""
@@ -136,7 +137,7 @@ def layer_rule(model: nn.Module, decay_type: str, num_layers: int | None) -> tup
         TypeError: no ``backbone``, or one whose layers cannot be told.
     """
     if decay_type not in DECAY_TYPES:
-        raise ValueError(f"decay_type={decay_type!r}; use one of {DECAY_TYPES}")
+        raise ArgumentError(f"decay_type={decay_type!r}; use one of {DECAY_TYPES}")
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise TypeError(f"layer decay needs a model with a `backbone`; {type(model).__name__} has none")
@@ -182,7 +183,7 @@ def match_groups_by_name(optimizer: Optimizer, state_dict: dict) -> dict:
     """
     saved = state_dict["param_groups"]
     if not all("param_names" in group for group in saved):
-        raise ValueError(
+        raise ArgumentError(
             f"cannot resume: the checkpoint's optimizer has {len(saved)} groups without parameter names, "
             "so it was not built by LayerDecayOptimWrapperConstructor"
         )
@@ -228,7 +229,7 @@ def _check_same_groups(saved: dict[str, str], current: dict[str, str]) -> None:
         if names
     ]
     if differences:
-        raise ValueError(
+        raise ArgumentError(
             f"cannot resume with other parameter groups: {'; '.join(differences)}. Resume with the "
             "checkpoint's recipe, or load only its weights (load_from)"
         )

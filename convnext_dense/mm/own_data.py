@@ -25,8 +25,8 @@ from convnext_dense.data_check import (
     read_categories,
     select_categories,
 )
+from convnext_dense.errors import UserError
 from convnext_dense.mm.data import SPLITS, datasets_of, required_paths
-from convnext_dense.mm.errors import UserError
 
 CHECK_SECONDS = 10.0  # for the contents of all label maps together; names are always checked
 COCO_BYTES = 100 << 20  # a larger annotation file takes seconds to parse: only its categories are read

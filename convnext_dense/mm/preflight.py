@@ -21,8 +21,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from convnext_dense.errors import UserError
 from convnext_dense.mm.data import SPLITS
-from convnext_dense.mm.errors import UserError, explain
+from convnext_dense.mm.errors import explain
 from convnext_dense.mm.preflight_data import check_everything
 from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
 from convnext_dense.mm.preflight_samples import Samples, largest_samples

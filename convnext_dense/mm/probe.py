@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from convnext_dense.mm.errors import UserError
+from convnext_dense.errors import UserError
 from convnext_dense.mm.meta import LinspaceOnCpu
 
 SIZE = 256  # pixels; divisible by every stride up to 128

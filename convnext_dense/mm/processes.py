@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import utils as mmengine_device
 from torch.distributed.rendezvous import rendezvous
 
-from convnext_dense.mm.errors import UserError
+from convnext_dense.errors import UserError
 from convnext_dense.mm.interrupts import Interrupted
 
 Launcher = Literal["none", "pytorch", "slurm"]

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import get_args
 
 from convnext_dense.coco_eval import Evaluator
+from convnext_dense.errors import UserError
 from convnext_dense.files import write_json, write_text
 from convnext_dense.mm.benchmark import Job, identity, measure, run_protocol
-from convnext_dense.mm.errors import UserError, explain
+from convnext_dense.mm.errors import explain
 from convnext_dense.mm.inventory import LeftOut, download_folder, jobs_on_disk
 from convnext_dense.mm.processes import Launcher, leaving_together, select_device
 from convnext_dense.mm.runtime import Options

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from convnext_dense import paper
 from convnext_dense.curves import Log, read_log
+from convnext_dense.errors import UserError
 from convnext_dense.evaluation import NAME, Evaluation
 from convnext_dense.files import write_text
 from convnext_dense.mm.benchmark import (
@@ -19,7 +20,6 @@ from convnext_dense.mm.benchmark import (
     versions,
 )
 from convnext_dense.mm.data import datasets_of
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.inventory import newest_checkpoint
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.runtime import Options, load_config

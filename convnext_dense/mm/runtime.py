@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from convnext_dense.compiling import compile_in_place
+from convnext_dense.errors import UserError
 from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.data import check_data, set_data_root
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.hooks import FuseHook
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.own_data import set_own_data

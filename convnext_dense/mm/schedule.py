@@ -20,6 +20,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.mm.meta import build_on_meta
 
 COCO_TRAIN_IMAGES = 117_266  # of train2017, those with a box of a known category
@@ -142,7 +143,7 @@ def run_length(cfg: Config, iters_per_epoch: int | None = None) -> tuple[int, in
     if iters_per_epoch is None:
         dataset = cfg.get("train_dataloader", {}).get("dataset", {})
         if dataset.get("ann_file") != "annotations/instances_train2017.json":
-            raise ValueError("the size of the training set is unknown; give the iterations an epoch")
+            raise ArgumentError("the size of the training set is unknown; give the iterations an epoch")
         batch = cfg.get("auto_scale_lr", {}).get("base_batch_size", cfg.train_dataloader.batch_size)
         iters_per_epoch = math.ceil(COCO_TRAIN_IMAGES / batch)
     return cfg.train_cfg.max_epochs * iters_per_epoch, iters_per_epoch

@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from convnext_dense.mm.errors import UserError
+from convnext_dense.errors import UserError
 from convnext_dense.mm.loops import STEP_LOOPS
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from convnext_dense import paper
 from convnext_dense.archs import ARCHS
 from convnext_dense.convnext import ConvNeXt
-from convnext_dense.errors import CheckpointError
+from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.lean import MEMORY
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.peers import mmpretrain_model
 from convnext_dense.peers import LEVELS
 from convnext_dense.speed import (

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from convnext_dense.errors import ArgumentError
 from convnext_dense.seeding import SAMPLE, seed_all
 
 
@@ -111,7 +112,7 @@ class NumberedBatches(Sampler):
                     ]
                 seen += len(batch)
             if not seen:
-                raise ValueError("the training set has no whole batch; lower train_dataloader.batch_size")
+                raise ArgumentError("the training set has no whole batch; lower train_dataloader.batch_size")
 
 
 class SeededDataset(Dataset):

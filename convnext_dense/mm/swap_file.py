@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from convnext_dense.errors import UserError
 from convnext_dense.files import replacing
 from convnext_dense.mm.consumers import Change
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.swap import Swap
 
 LINE = 100  # characters of a written config

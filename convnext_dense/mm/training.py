@@ -10,9 +10,9 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from convnext_dense.errors import UserError
 from convnext_dense.mm.checkpoints import read_position
 from convnext_dense.mm.data import SPLITS, check_data
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.keeper import newest_checkpoint
 from convnext_dense.mm.ops import current_ops

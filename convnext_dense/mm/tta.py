@@ -14,8 +14,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
+from convnext_dense.errors import UserError
 from convnext_dense.mm.data import datasets_of
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.models.precision import to_float32
 from convnext_dense.mm.windows import BoundedPredict, free_memory
 

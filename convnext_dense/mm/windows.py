@@ -15,7 +15,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convnext_dense.mm.errors import UserError
+from convnext_dense.errors import UserError
 from convnext_dense.mm.models.precision import to_float32
 
 BAND_BYTES = 64 * 2**20  # of logits handled at a time

@@ -11,9 +11,10 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from convnext_dense.errors import UserError
 from convnext_dense.mm import own_data
 from convnext_dense.mm.data import datasets_of, set_data_root
-from convnext_dense.mm.errors import UserError, explain
+from convnext_dense.mm.errors import explain
 from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.runtime import load_config
 

@@ -5,8 +5,9 @@ import copy
 import pytest
 from mmengine.config import Config
 
-from convnext_dense.mm.data import DatasetNotFoundError, check_data, set_data_root
-from convnext_dense.mm.errors import UserError, explain, one_line_errors
+from convnext_dense.errors import DatasetNotFoundError, UserError
+from convnext_dense.mm.data import check_data, set_data_root
+from convnext_dense.mm.errors import explain, one_line_errors
 from convnext_dense.mm.processes import select_device, start_processes
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.settings import (

@@ -8,9 +8,9 @@ import torch
 
 from convnext_dense import paper
 from convnext_dense.archs import ARCHS, Arch
+from convnext_dense.errors import UserError
 from convnext_dense.mm import speed as mm_speed
 from convnext_dense.mm import speed_command
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.speed import Level, arch_of, paper_shape, rival_rows, spread_boxes
 
 FIELDS = {

@@ -2,9 +2,8 @@
 
 import pytest
 
+from convnext_dense.errors import DatasetNotFoundError, UserError
 from convnext_dense.mm import step_profile
-from convnext_dense.mm.data import DatasetNotFoundError
-from convnext_dense.mm.errors import UserError
 from convnext_dense.shapes import make_shapes
 
 SHARED = {

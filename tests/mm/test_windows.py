@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmseg is imported)
+from convnext_dense.errors import UserError
 from convnext_dense.mm import windows
-from convnext_dense.mm.errors import UserError
 from convnext_dense.mm.windows import (
     BoundedPredict,
     bound_predictions,

@@ -39,6 +39,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """Package of the toolboxes -> methods of its classes that run in float32."""
 
+
 def in_float32(method: Callable) -> Callable:
     """A method that sees no half-precision tensor among its arguments and runs without autocast."""
 
