@@ -187,7 +187,7 @@ def test_weights_are_counted_or_a_problem(made, tmp_path, monkeypatch):
 
 def no_data(self) -> None:
     """Stands in for the loader: the weights alone are of interest."""
-    from convnext_dense.mm.errors import UserError
+    from convnext_dense.errors import UserError
 
     raise UserError("left out in this test")
 

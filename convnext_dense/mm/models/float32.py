@@ -39,6 +39,9 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """Package of the toolboxes -> methods of its classes that run in float32."""
 
+# Its constructor asks ``self.__class__ is DETRHead``, and refuses its own config in a subclass.
+WITHOUT_SUBCLASS = ("DETRHead",)
+
 
 def in_float32(method: Callable) -> Callable:
     """A method that sees no half-precision tensor among its arguments and runs without autocast."""
@@ -80,7 +83,7 @@ def register_heads(source: Registry) -> None:
     """
     for name, base in source.module_dict.items():
         package = next((p for p in METHODS if getattr(base, "__module__", "").startswith(p)), None)
-        if package and name not in MODELS.module_dict:
+        if package and name not in (*MODELS.module_dict, *WITHOUT_SUBCLASS):
             MODELS.register_module(name=name, module=float32_subclass(base, METHODS[package]))
 
 
