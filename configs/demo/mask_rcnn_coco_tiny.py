@@ -35,8 +35,8 @@ model = dict(
         in_channels=channels,
         feat_channels=channels,
         anchor_generator=dict(scales=[2, 4]),  # small objects: from 8 pixels on, and not from 32
-        # The recipe's RPN samples 256 of some 50,000 anchors an image, enough for 4 million views of COCO and
-        # not for 17,000: the focal loss learns from all of them.
+        # The recipe's RPN samples 256 of an image's tens of thousands of anchors: enough for 4 million views
+        # of COCO, and not for these 25,000. The focal loss learns from all anchors.
         loss_cls=dict(
             _delete_=True, type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
         ),
