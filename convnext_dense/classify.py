@@ -14,11 +14,11 @@ from convnext_dense.convert import build_model
 from convnext_dense.errors import CheckpointError
 from convnext_dense.fetch import fetch
 from convnext_dense.fuse import fuse
-from convnext_dense.optional import optional
 from convnext_dense.reading import (
     checkpoint_file,
     read_state_dict,
 )
+from convnext_dense.support.optional_packages import optional
 
 # of ImageNet in RGB, on a scale of 0 to 1; every published ConvNeXt was trained with them
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

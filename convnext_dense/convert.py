@@ -13,11 +13,11 @@ from convnext_dense.checkpoint import OUTPUT_NORM, infer_arch, own_tensors
 from convnext_dense.classifier import Classifier, is_isotropic
 from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError
-from convnext_dense.files import replacing
 from convnext_dense.isotropic import IsotropicConvNeXt
-from convnext_dense.optional import optional
 from convnext_dense.peers import stage_maps
 from convnext_dense.rename import EXPORTS, Layout, export_names
+from convnext_dense.support.files import replacing
+from convnext_dense.support.optional_packages import optional
 
 Target = Literal["facebook", "timm", "torchvision", "hf", "mmpretrain"]
 TARGETS: tuple[str, ...] = get_args(Target)

@@ -24,8 +24,8 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import urlparse
 
 from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.files import write_json
 from convnext_dense.reading import looks_like_markup
+from convnext_dense.support.files import write_json
 
 try:
     import fcntl

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from convnext_dense.coco_eval import Precision, read_detections
-from convnext_dense.files import replacing, write_json
 from convnext_dense.results import Task
+from convnext_dense.support.files import replacing, write_json
 
 NAME = "evaluation.json"
 

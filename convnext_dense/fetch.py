@@ -21,13 +21,13 @@ from convnext_dense.download import (
     shown,
 )
 from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.optional import optional
 from convnext_dense.reading import (
     FOLDER_FILES,
     INDEX_SUFFIX,
     checkpoint_file,
     read_index,
 )
+from convnext_dense.support.optional_packages import optional
 
 _SOURCES = "a file, a folder, an http(s) URL, timm:NAME or hf:REPO[@REVISION]"
 # the convention of torch hub and OpenMMLab: NAME-CHECKSUM.pth; eight digits may also be a date

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.files import replacing
+from convnext_dense.support.files import replacing
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which the colour-blind tell apart too; it repeats for further classes."""

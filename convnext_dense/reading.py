@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convnext_dense import pickled
 from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.optional import optional
+from convnext_dense.support.optional_packages import optional
 
 # Keys under which training scripts put the state dict, in the order in which they are looked for.
 PLAIN = ("model", "state_dict", "module", "net", "teacher")

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from convnext_dense.seeding import SAMPLE, STEP, seed_all
+from convnext_dense.support.seeding import SAMPLE, STEP, seed_all
 
 
 def draw(*key: int) -> tuple:

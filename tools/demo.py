@@ -24,7 +24,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from convnext_dense import plots, shapes
-from convnext_dense.files import write_json
+from convnext_dense.support.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = 12  # validation scenes on a sheet

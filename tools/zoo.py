@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 import convnext_dense.mm  # noqa: F401  (the ops, before the configs import their toolboxes)
-from convnext_dense.files import write_json, write_text
 from convnext_dense.mm.zoo import counts, read_verdicts, structures, survey_one
 from convnext_dense.mm.zoo_report import survey_page
+from convnext_dense.support.files import write_json, write_text
 
 
 def survey(args: argparse.Namespace) -> None:

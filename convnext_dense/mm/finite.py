@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convnext_dense.errors import UserError
-from convnext_dense.files import replacing, write_text
-from convnext_dense.seeding import seed_all
+from convnext_dense.support.files import replacing, write_text
+from convnext_dense.support.seeding import seed_all
 
 
 class NotFiniteError(UserError):
@@ -33,7 +33,7 @@ class FiniteGuard:
     Args:
         runner: its ``optim_wrapper`` is asked for everything else.
         batch: as ``train_step`` takes it.
-        key: the random numbers of this forward pass; see :func:`convnext_dense.seeding.seed_all`.
+        key: the random numbers of this forward pass; see :func:`convnext_dense.support.seeding.seed_all`.
     """
 
     def __init__(self, runner: Runner, batch: Any, key: Sequence[int]) -> None:

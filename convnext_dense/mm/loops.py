@@ -12,7 +12,7 @@ from convnext_dense.mm.finite import FiniteGuard, refuse_bad_gradients
 from convnext_dense.mm.hooks import FuseHook
 from convnext_dense.mm.interrupts import Interrupted, Interrupts
 from convnext_dense.mm.step_loader import StepLoader
-from convnext_dense.seeding import STEP, seed_all
+from convnext_dense.support.seeding import STEP, seed_all
 
 STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
 """mmengine's loop -> ours."""

@@ -4,7 +4,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from convnext_dense.archs import Arch
-from convnext_dense.optional import optional
+from convnext_dense.support.optional_packages import optional
 
 
 def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:

@@ -16,13 +16,13 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.files import write_json
 from convnext_dense.fuse import fuse
 from convnext_dense.mm.checkpoints import load_model
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.hooks import draw
 from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.windows import bound_predictions
+from convnext_dense.support.files import write_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

@@ -17,7 +17,6 @@ from typing import get_args
 
 from convnext_dense.coco_eval import Evaluator
 from convnext_dense.errors import UserError
-from convnext_dense.files import write_json, write_text
 from convnext_dense.mm.benchmark import Job, identity, measure, run_protocol
 from convnext_dense.mm.errors import explain
 from convnext_dense.mm.inventory import LeftOut, download_folder, jobs_on_disk
@@ -40,6 +39,7 @@ from convnext_dense.reproduction import (
     summary,
 )
 from convnext_dense.results import find_record, read_records
+from convnext_dense.support.files import write_json, write_text
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 _INDICES = "test_dataloader.dataset.indices"  # an integer N stands for the first N images

@@ -10,7 +10,6 @@ from convnext_dense import paper
 from convnext_dense.curves import Log, read_log
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation import NAME, Evaluation
-from convnext_dense.files import write_text
 from convnext_dense.mm.benchmark import (
     Job,
     device_name,
@@ -27,6 +26,7 @@ from convnext_dense.mm.schedule import make_plan
 from convnext_dense.reading import read_with_meta
 from convnext_dense.report import Group, RunReport, build_page
 from convnext_dense.results import find_record
+from convnext_dense.support.files import write_text
 
 
 def write_report(

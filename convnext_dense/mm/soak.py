@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from convnext_dense.files import write_text
 from convnext_dense.mm.checkpoints import read_checkpoint
 from convnext_dense.mm.keeper import DONE, newest_checkpoint
+from convnext_dense.support.files import write_text
 
 TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"
 OPTIONS = ("--seed", "3", "--ema", "0.01", "--checkpoint-minutes", "0.03", "--device", "cpu", "--resume")

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.seeding import SAMPLE, seed_all
+from convnext_dense.support.seeding import SAMPLE, seed_all
 
 
 class StepLoader:

@@ -9,9 +9,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from convnext_dense.errors import UserError
-from convnext_dense.files import replacing
 from convnext_dense.mm.consumers import Change
 from convnext_dense.mm.swap import Swap
+from convnext_dense.support.files import replacing
 
 LINE = 100  # characters of a written config
 WIDTH = 48  # characters of a value in the table

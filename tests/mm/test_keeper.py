@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convnext_dense.files import replacing
 from convnext_dense.mm import keeper
 from convnext_dense.mm.keeper import AtomicBackend, DiskFullError, newest_checkpoint, resume_command
+from convnext_dense.support.files import replacing
 
 
 def save(path, step, began="a", **entries):

@@ -20,8 +20,8 @@ from ranks import ROOT, make_noise, run_as_rank, torchrun
 from convnext_dense.mm import runtime
 from convnext_dense.mm.metrics import SegmentationRecords
 from convnext_dense.mm.training import TrainOptions, training_runner
-from convnext_dense.seeding import STEP, seed_all
 from convnext_dense.shapes import make_shapes
+from convnext_dense.support.seeding import STEP, seed_all
 
 STEPS = 6
 LAYOUTS = {"det": ("demo/mask_rcnn_shapes", "coco"), "seg": ("demo/upernet_shapes", "ade20k")}

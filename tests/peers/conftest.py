@@ -2,7 +2,7 @@
 
 import contextlib
 
-from convnext_dense.optional import without_compiled_torchvision
+from convnext_dense.support.optional_packages import without_compiled_torchvision
 
 with without_compiled_torchvision(), contextlib.suppress(ImportError):
     import torchvision  # noqa: F401

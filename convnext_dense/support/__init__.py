@@ -1,0 +1,4 @@
+"""Room of helpers that know nothing of ConvNeXt.
+
+``files`` (atomic writes), ``optional_packages`` (one gate for packages that may be absent), ``seeding``.
+"""
