@@ -13,7 +13,7 @@ from convnext_dense.classifier import Classifier
 from convnext_dense.convert import build_model
 from convnext_dense.errors import CheckpointError
 from convnext_dense.fetch import fetch
-from convnext_dense.fuse import fuse
+from convnext_dense.layers.fused_block import fuse
 from convnext_dense.reading import (
     checkpoint_file,
     read_state_dict,

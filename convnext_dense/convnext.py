@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from convnext_dense import fuse, lean
 from convnext_dense.archs import resolve_arch
 from convnext_dense.errors import ArgumentError
-from convnext_dense.layers import GRN, AtrousDownsample, DropPath, LayerNorm2d, drop_path_rates
+from convnext_dense.layers import fused_block, lean_block
+from convnext_dense.layers.basic import GRN, AtrousDownsample, DropPath, LayerNorm2d, drop_path_rates
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ OutputStride = Literal[32, 16, 8]
 MIN_SIZE = 32  # the last stage has stride 32: below this no position would be left
 
 
-class Block(fuse.FusibleBlock):
+class Block(fused_block.FusibleBlock):
     """Depthwise 7x7, LayerNorm, C -> 4C, GELU, 4C -> C, layer scale, residual (Figure 4).
 
     Args:
@@ -34,7 +34,7 @@ class Block(fuse.FusibleBlock):
         use_grn: V2's Global Response Normalisation behind the GELU.
         memory: what the block keeps for the backward pass, in units of C numbers a position.
             ``plain``: 12, as autograd does. ``lean``: 6, at the same speed
-            (:mod:`convnext_dense.lean`). ``leaner``: 2, and the first product is computed
+            (:mod:`convnext_dense.layers.lean_block`). ``leaner``: 2, and the first product is computed
             twice. The gradients are the same; only ``plain`` has second derivatives.
         dilation: of the depthwise convolution.
     """
@@ -45,11 +45,11 @@ class Block(fuse.FusibleBlock):
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 1.0,
         use_grn: bool = False,
-        memory: lean.Memory = "lean",
+        memory: lean_block.Memory = "lean",
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.memory = lean.resolve_memory(memory)
+        self.memory = lean_block.resolve_memory(memory)
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3 * dilation, groups=dim, dilation=dilation)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
@@ -67,9 +67,9 @@ class Block(fuse.FusibleBlock):
         y = self.dwconv(x).permute(0, 2, 3, 1)  # NCHW -> NHWC, a view of channels-last memory
         folded = self.fused(y)
         if folded is not None:
-            return fuse.pointwise(folded, y, x, self.norm.eps)
-        if self.memory != "plain" and lean.applies(self, y):
-            y = lean.pointwise(self, y, self.memory)
+            return fused_block.pointwise(folded, y, x, self.norm.eps)
+        if self.memory != "plain" and lean_block.applies(self, y):
+            y = lean_block.pointwise(self, y, self.memory)
         else:
             y = self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(y)))))  # C -> 4C -> C
             if self.gamma is not None:
@@ -125,7 +125,7 @@ class ConvNeXt(nn.Module):
         use_grn: bool = False,
         frozen_stages: int = -1,
         with_cp: bool | Sequence[int] = False,
-        memory: lean.Memory = "lean",
+        memory: lean_block.Memory = "lean",
         output_stride: OutputStride = 32,
     ) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class ConvNeXt(nn.Module):
         return tuple(maps)
 
     def fuse(self) -> "ConvNeXt":
-        """Fold weights for faster inference under ``torch.no_grad()``; see :mod:`convnext_dense.fuse`.
+        """Fold weights for faster inference under ``torch.no_grad()``; see :mod:`convnext_dense.layers.fused_block`.
 
         Outputs and state dict stay the same. Training mode, loading weights and moving the
         model undo it, and a copy of the model is not fused; call it again then.
@@ -210,7 +210,7 @@ class ConvNeXt(nn.Module):
         Raises:
             RuntimeError: the model is in training mode.
         """
-        return fuse.fuse(self)
+        return fused_block.fuse(self)
 
     def train(self, mode: bool = True) -> "ConvNeXt":
         """Set training mode; frozen stages stay in eval mode."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from convnext_dense import fuse
 from convnext_dense.archs import ISOTROPIC_ARCHS, resolve_arch
 from convnext_dense.convnext import Block, check_image, init_weights, run_blocks
-from convnext_dense.layers import LayerNorm2d, drop_path_rates
-from convnext_dense.lean import Memory
+from convnext_dense.layers import fused_block
+from convnext_dense.layers.basic import LayerNorm2d, drop_path_rates
+from convnext_dense.layers.lean_block import Memory
 
 STRIDE = 16  # of the stem, and so of the only level
 
@@ -86,4 +86,4 @@ class IsotropicConvNeXt(nn.Module):
         Raises:
             RuntimeError: the model is in training mode.
         """
-        return fuse.fuse(self)
+        return fused_block.fuse(self)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.layers import LayerNorm2d
+from convnext_dense.layers.basic import LayerNorm2d
 
 STRIDES = (4, 8, 16, 32)  # the levels before the extra ones
 

@@ -8,7 +8,7 @@ from golden import GOLDEN, assert_golden, fill_by_name, golden_array
 from torch import nn
 
 from convnext_dense import ARCHS, ConvNeXt
-from convnext_dense.layers import GRN, DropPath, drop_path_rates
+from convnext_dense.layers.basic import GRN, DropPath, drop_path_rates
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 CASES = GOLDEN["hierarchical"]

@@ -8,8 +8,9 @@ import torch
 from golden import fill_by_name
 from torch import nn
 
-from convnext_dense import ConvNeXt, IsotropicConvNeXt, fuse, lean, products
+from convnext_dense import ConvNeXt, IsotropicConvNeXt
 from convnext_dense.convnext import Block
+from convnext_dense.layers import fused_block, lean_block, onednn_linear
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 BUILDS = {
@@ -39,8 +40,10 @@ def largest_error(found, expected) -> float:
 @pytest.fixture
 def runs(monkeypatch) -> list[torch.Tensor]:
     """Grows by one entry whenever a block takes the fused path."""
-    made, run = [], fuse.pointwise
-    monkeypatch.setattr(fuse, "pointwise", lambda folded, *args: made.append(folded) or run(folded, *args))
+    made, run = [], fused_block.pointwise
+    monkeypatch.setattr(
+        fused_block, "pointwise", lambda folded, *args: made.append(folded) or run(folded, *args)
+    )
     return made
 
 
@@ -49,9 +52,9 @@ def runs(monkeypatch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("cut", [False, True])
 def test_outputs_stay_the_same(build, onednn, cut, runs, monkeypatch):
     if cut:
-        monkeypatch.setattr(lean, "POSITIONS", 20)
+        monkeypatch.setattr(lean_block, "POSITIONS", 20)
     if not onednn:
-        monkeypatch.setattr(products, "onednn_is_exact", lambda dtype: False)
+        monkeypatch.setattr(onednn_linear, "onednn_is_exact", lambda dtype: False)
     model = random_model(build)
     expected, state = levels(model), {name: t.clone() for name, t in model.state_dict().items()}
     assert model.fuse() is model.fuse() is model
@@ -209,7 +212,7 @@ def test_a_hook_on_the_convolution_holds_its_output(runs):
 
 
 def needs_onednn(dtype: torch.dtype) -> None:
-    if not products.onednn_is_exact(dtype):
+    if not onednn_linear.onednn_is_exact(dtype):
         pytest.skip(f"this build or CPU has no such product in {dtype}")
 
 
@@ -220,14 +223,14 @@ def test_packed_weights_are_for_any_rows_and_threads(dtype, rows):
     torch.manual_seed(0)
     weight, bias, x = (t.to(dtype) for t in (torch.randn(96, 24), torch.randn(96), torch.randn(rows, 24)))
     expected = nn.functional.gelu(nn.functional.linear(x.float(), weight.float(), bias.float()))
-    packed, threads = products.pack(weight), torch.get_num_threads()
+    packed, threads = onednn_linear.pack(weight), torch.get_num_threads()
     assert packed.layout != torch.strided
-    assert torch.equal(products.unpack(packed), weight)
+    assert torch.equal(onednn_linear.unpack(packed), weight)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     try:
         for several in (threads, 1, 2):
             torch.set_num_threads(several)
-            found = products.linear(x, packed, bias, gelu=True).float()
+            found = onednn_linear.linear(x, packed, bias, gelu=True).float()
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     finally:
         torch.set_num_threads(threads)
@@ -236,7 +239,7 @@ def test_packed_weights_are_for_any_rows_and_threads(dtype, rows):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_dtypes_stay_with_pytorch(dtype):
     weight = torch.randn(8, 4, dtype=dtype)
-    assert products.pack(weight) is products.unpack(weight) is weight
+    assert onednn_linear.pack(weight) is onednn_linear.unpack(weight) is weight
 
 
 def missing(*args):
@@ -244,7 +247,7 @@ def missing(*args):
 
 
 def other_gelu(x, weight, bias, gelu):
-    y = nn.functional.linear(x, products.unpack(weight), bias)
+    y = nn.functional.linear(x, onednn_linear.unpack(weight), bias)
     return nn.functional.gelu(y, approximate="tanh") if gelu else y
 
 
@@ -257,5 +260,5 @@ def other_order(x, weight, bias, gelu):
 @pytest.mark.parametrize("broken", [missing, other_gelu, other_order])
 def test_a_build_without_the_operators_is_found_out(broken, monkeypatch):
     needs_onednn(torch.float32)
-    monkeypatch.setattr(products, "_onednn_linear", broken)
-    assert not products.onednn_is_exact.__wrapped__(torch.float32)
+    monkeypatch.setattr(onednn_linear, "_onednn_linear", broken)
+    assert not onednn_linear.onednn_is_exact.__wrapped__(torch.float32)

@@ -10,10 +10,11 @@ from torch import nn
 from torch.func import functional_call, jvp, vmap
 from waiting import HANGS
 
-from convnext_dense import ConvNeXt, IsotropicConvNeXt, lean
+from convnext_dense import ConvNeXt, IsotropicConvNeXt
 from convnext_dense.archs import ARCHS
 from convnext_dense.convnext import Block
-from convnext_dense.layers import LayerNorm2d
+from convnext_dense.layers import lean_block
+from convnext_dense.layers.basic import LayerNorm2d
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 KINDS = {
@@ -30,7 +31,7 @@ EVERY_LEVEL = pytest.mark.parametrize("memory", ["lean", "leaner"])
 def cut(request, monkeypatch):
     """Work on all positions of these small maps at once, or on seven at a time."""
     if request.param:
-        monkeypatch.setattr(lean, "POSITIONS", request.param)
+        monkeypatch.setattr(lean_block, "POSITIONS", request.param)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
@@ -48,8 +49,8 @@ def image(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def calls(monkeypatch) -> list[str]:
     """Grows by one entry whenever the hand-written path runs."""
-    made, run = [], lean.pointwise
-    monkeypatch.setattr(lean, "pointwise", lambda *args: made.append(args[-1]) or run(*args))
+    made, run = [], lean_block.pointwise
+    monkeypatch.setattr(lean_block, "pointwise", lambda *args: made.append(args[-1]) or run(*args))
     return made
 
 
@@ -85,7 +86,7 @@ def test_gradients_equal_autograds(kind, memory, memory_format, cut):
 @EVERY_KIND
 @EVERY_LEVEL
 def test_gradients_equal_finite_differences(kind, memory, monkeypatch):
-    monkeypatch.setattr(lean, "POSITIONS", 5)
+    monkeypatch.setattr(lean_block, "POSITIONS", 5)
     made = calls(monkeypatch)
     block = random_block(kind, dim=2, memory=memory).double()
     names, parameters = zip(*block.named_parameters(), strict=True)
@@ -267,8 +268,10 @@ def test_kept_memory_is_half_and_a_quarter(arch):
     with torch.device("meta"):
         x = torch.empty(1, 3, 512, 512)
         plain = kept_bytes(PaperModel(arch), x)
-        kept = {memory: kept_bytes(ConvNeXt(arch, memory=memory), x) for memory in lean.MEMORY}
-        grn = {memory: kept_bytes(ConvNeXt(arch, use_grn=True, memory=memory), x) for memory in lean.MEMORY}
+        kept = {memory: kept_bytes(ConvNeXt(arch, memory=memory), x) for memory in lean_block.MEMORY}
+        grn = {
+            memory: kept_bytes(ConvNeXt(arch, use_grn=True, memory=memory), x) for memory in lean_block.MEMORY
+        }
     assert plain / 2**20 == pytest.approx({"tiny": 544, "base": 1156}[arch], abs=2)  # as timm 1.0.31 keeps
     assert kept["plain"] == pytest.approx(plain, rel=0.01)
     assert kept["lean"] < 0.53 * plain and kept["leaner"] < 0.22 * plain

@@ -9,10 +9,11 @@ import torch
 from golden import fill_by_name
 from torch import nn
 
-from convnext_dense import ConvNeXt, fuse, products
+from convnext_dense import ConvNeXt
 from convnext_dense.archs import ARCHS, Arch
 from convnext_dense.complexity import count_macs
 from convnext_dense.errors import CheckpointError
+from convnext_dense.layers import fused_block, onednn_linear
 from convnext_dense.peers import LEVELS, PaperConvNeXt
 from convnext_dense.results import read_latencies
 from convnext_dense.speed import (
@@ -168,7 +169,9 @@ def test_the_papers_structure_computes_what_ours_computes():
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_products_are_all_pointwise_macs_of_the_arch(fused, monkeypatch):
-    monkeypatch.setattr(products, "onednn_is_exact", lambda dtype: False)  # its operators are not counted
+    monkeypatch.setattr(
+        onednn_linear, "onednn_is_exact", lambda dtype: False
+    )  # its operators are not counted
     image = torch.empty(1, 3, 64, 96)
     model = Products(MICRO._asdict(), fused)
     positions = [16 * 24, 8 * 12, 4 * 6, 2 * 3]
@@ -196,8 +199,8 @@ def test_a_training_step_is_adamw_on_the_loss():
 
 
 def test_ours_is_fused_for_inference_and_trains_as_asked(monkeypatch):
-    made, run = [], fuse.pointwise
-    monkeypatch.setattr(fuse, "pointwise", lambda *args: made.append(1) or run(*args))
+    made, run = [], fused_block.pointwise
+    monkeypatch.setattr(fused_block, "pointwise", lambda *args: made.append(1) or run(*args))
     model = ConvNeXt(MICRO._asdict())
     subject = backbone_subject("ours", model, "inference", CPU._replace(dtype="bf16"), ours=True)
     subject.run()

@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
 from convnext_dense.errors import UserError
-from convnext_dense.fuse import fuse, unfuse
+from convnext_dense.layers.fused_block import fuse, unfuse
 
 
 @HOOKS.register_module()
@@ -73,7 +73,7 @@ class GroupRatesHook(Hook):
 
 @HOOKS.register_module()
 class FuseHook(Hook):
-    """Fold the blocks' weights for the time of an evaluation; see :mod:`convnext_dense.fuse`.
+    """Fold the blocks' weights for the time of an evaluation; see :mod:`convnext_dense.layers.fused_block`.
 
     At the first batch, because until then weights are loaded or averaged ones put in their place, in
     ways that the folded ones would not notice; and undone before the others come back.

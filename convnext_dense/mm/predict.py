@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.fuse import fuse
+from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.checkpoints import load_model
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.hooks import draw

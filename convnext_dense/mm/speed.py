@@ -19,7 +19,7 @@ from convnext_dense import paper
 from convnext_dense.archs import ARCHS
 from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError, UserError
-from convnext_dense.lean import MEMORY
+from convnext_dense.layers.lean_block import MEMORY
 from convnext_dense.mm.peers import mmpretrain_model
 from convnext_dense.peers import LEVELS
 from convnext_dense.speed import (
@@ -217,7 +217,7 @@ def model_subject(
 ) -> Subject:
     """A whole model, ready to run under autocast; our backbone is fused for inference or compiled."""
     from convnext_dense.compiling import compile_in_place
-    from convnext_dense.fuse import fuse
+    from convnext_dense.layers.fused_block import fuse
 
     device, dtype = conditions.device, conditions.dtype
     model = build_model(name, level.memory).to(device)

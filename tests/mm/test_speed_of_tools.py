@@ -9,7 +9,8 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
-from convnext_dense import ConvNeXt, compiling, fuse
+from convnext_dense import ConvNeXt, compiling
+from convnext_dense.layers import fused_block
 from convnext_dense.mm import runtime
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.predict import Predictor
@@ -44,8 +45,8 @@ def case(request, shapes, tmp_path_factory):
 @pytest.fixture
 def runs(monkeypatch) -> list[int]:
     """Grows by one entry whenever a block takes the fused path."""
-    made, run = [], fuse.pointwise
-    monkeypatch.setattr(fuse, "pointwise", lambda *args: made.append(1) or run(*args))
+    made, run = [], fused_block.pointwise
+    monkeypatch.setattr(fused_block, "pointwise", lambda *args: made.append(1) or run(*args))
     return made
 
 

@@ -33,8 +33,8 @@ from torch.nn import functional as F
 from torch.nn import modules as hooks
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.layers import GRN, GRN_EPS, grn_relative
-from convnext_dense.products import linear
+from convnext_dense.layers.basic import GRN, GRN_EPS, grn_relative
+from convnext_dense.layers.onednn_linear import linear
 
 Memory = Literal["plain", "lean", "leaner"]
 MEMORY: tuple[str, ...] = ("plain", "lean", "leaner")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convnext_dense import lean
-from convnext_dense.layers import grn_relative
-from convnext_dense.products import linear, pack, unpack
+from convnext_dense.layers import lean_block
+from convnext_dense.layers.basic import grn_relative
+from convnext_dense.layers.onednn_linear import linear, pack, unpack
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
 
@@ -40,15 +40,15 @@ class Folded(NamedTuple):
     w2: Tensor
     b2: Tensor
     grn_gamma: Tensor | None
-    origin: lean.Weights
+    origin: lean_block.Weights
     state: tuple[tuple[int, int], ...]
 
 
 @torch.no_grad()
-def fold(weights: lean.Weights) -> Folded:
+def fold(weights: lean_block.Weights) -> Folded:
     """Parameters -> folded weights in their dtype; 16-bit ones are folded in float32."""
     dtype = weights.w1.dtype
-    wide = lean.Weights(
+    wide = lean_block.Weights(
         *(None if w is None else w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights)
     )
     w1, b1 = wide.w1 * wide.norm_weight, wide.b1 + wide.w1 @ wide.norm_bias
@@ -62,13 +62,13 @@ def fold(weights: lean.Weights) -> Folded:
     return Folded(pack(w1), b1, pack(w2), b2, scale, weights, _state(weights))
 
 
-def is_current(folded: Folded, weights: lean.Weights) -> bool:
+def is_current(folded: Folded, weights: lean_block.Weights) -> bool:
     """Whether the parameters are still those that were folded (an edit through ``.data`` is not seen)."""
     same = all(a is b for a, b in zip(folded.origin, weights, strict=True))
     return same and folded.state == _state(weights)
 
 
-def _state(weights: lean.Weights) -> tuple[tuple[int, int], ...]:
+def _state(weights: lean_block.Weights) -> tuple[tuple[int, int], ...]:
     # a parameter made in inference mode counts no versions
     return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.given())
 
@@ -78,18 +78,18 @@ def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:
 
     The result takes the place of y, if the dtypes allow: fresh memory costs time, too.
     """
-    _, product, output = lean.dtypes(y, folded.origin)
+    _, product, output = lean_block.dtypes(y, folded.origin)
     rows = y.reshape(-1, y.shape[-1])  # (N, H, W, C) -> (N H W, C)
     residual = x.permute(0, 2, 3, 1).reshape(rows.shape)
     dtype = torch.promote_types(output, x.dtype)
     out = rows if rows.dtype == dtype else torch.empty_like(rows, dtype=dtype)
     w1, w2 = (w if w.dtype == product else unpack(w).to(product) for w in (folded.w1, folded.w2))
     b1, b2 = folded.b1.to(product), folded.b2.to(product)
-    for piece in lean.pieces(y, folded.grn_gamma is not None):
+    for piece in lean_block.pieces(y, folded.grn_gamma is not None):
         n = F.layer_norm(rows[piece], rows.shape[1:], eps=eps)
         z = linear(n.to(product), w1, b1, gelu=True)  # C -> 4C
         if folded.grn_gamma is not None:
-            a = lean.by_sample(z, y)
+            a = lean_block.by_sample(z, y)
             response = torch.linalg.vector_norm(a, dim=1, keepdim=True)
             a.mul_(1 + folded.grn_gamma * grn_relative(response))
         torch.add(linear(z, w2, b2), residual[piece], out=out[piece])  # 4C -> C
@@ -103,7 +103,7 @@ class FusibleBlock(nn.Module):
 
     def fuse(self) -> None:
         """Fold the parameters as they are now; nothing is folded with hooks on a part, or a part replaced."""
-        self._folded = fold(lean.weights_of(self)) if lean.is_bare(self) else None
+        self._folded = fold(lean_block.weights_of(self)) if lean_block.is_bare(self) else None
 
     def unfuse(self) -> None:
         """Drop the folded weights."""
@@ -118,10 +118,10 @@ class FusibleBlock(nn.Module):
         folded = self._folded
         if folded is None or self.training or torch.is_grad_enabled():
             return None
-        fresh = lean.is_plain(self.dwconv, nn.Conv2d)
-        if not fresh or not lean.is_bare(self) or lean.is_watched(y, folded.origin):
+        fresh = lean_block.is_plain(self.dwconv, nn.Conv2d)
+        if not fresh or not lean_block.is_bare(self) or lean_block.is_watched(y, folded.origin):
             return None
-        return folded if is_current(folded, lean.weights_of(self)) else None
+        return folded if is_current(folded, lean_block.weights_of(self)) else None
 
     def train(self, mode: bool = True) -> "FusibleBlock":
         """Set the mode; training drops the folded weights."""
