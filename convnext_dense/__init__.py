@@ -1,11 +1,11 @@
 """convnext_dense: the dense-prediction toolkit for ConvNeXt."""
 
-from convnext_dense.archs import ARCHS, ISOTROPIC_ARCHS, Arch
 from convnext_dense.checkpoint import LoadReport, load_checkpoint
-from convnext_dense.classifier import Classifier
-from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError
-from convnext_dense.isotropic import IsotropicConvNeXt
+from convnext_dense.models.archs import ARCHS, ISOTROPIC_ARCHS, Arch
+from convnext_dense.models.classifier import Classifier
+from convnext_dense.models.convnext import ConvNeXt
+from convnext_dense.models.isotropic import IsotropicConvNeXt
 from convnext_dense.recipes import config_path, get_config, list_configs
 
 __version__ = "0.1.0"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convnext_dense.archs import ARCHS, ISOTROPIC_ARCHS, Arch
 from convnext_dense.errors import CheckpointError
 from convnext_dense.fetch import fetch
+from convnext_dense.models.archs import ARCHS, ISOTROPIC_ARCHS, Arch
 from convnext_dense.reading import read_state_dict
 from convnext_dense.rename import Layout, Renamed, rename
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from convnext_dense.checkpoint import in_our_names
-from convnext_dense.classifier import Classifier
 from convnext_dense.convert import build_model
 from convnext_dense.errors import CheckpointError
 from convnext_dense.fetch import fetch
 from convnext_dense.layers.fused_block import fuse
+from convnext_dense.models.classifier import Classifier
 from convnext_dense.reading import (
     checkpoint_file,
     read_state_dict,

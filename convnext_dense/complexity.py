@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convnext_dense.archs import resolve_arch
-from convnext_dense.convnext import ConvNeXt
+from convnext_dense.models.archs import resolve_arch
+from convnext_dense.models.convnext import ConvNeXt
 
 
 class Complexity(NamedTuple):

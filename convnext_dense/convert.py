@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from convnext_dense.archs import ARCHS, Arch
 from convnext_dense.checkpoint import OUTPUT_NORM, infer_arch, own_tensors
-from convnext_dense.classifier import Classifier, is_isotropic
-from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError
-from convnext_dense.isotropic import IsotropicConvNeXt
+from convnext_dense.models.archs import ARCHS, Arch
+from convnext_dense.models.classifier import Classifier, is_isotropic
+from convnext_dense.models.convnext import ConvNeXt
+from convnext_dense.models.isotropic import IsotropicConvNeXt
 from convnext_dense.peers import stage_maps
 from convnext_dense.rename import EXPORTS, Layout, export_names
 from convnext_dense.support.files import replacing

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convnext_dense.archs import ARCHS, Arch
+from convnext_dense.models.archs import ARCHS, Arch
 from convnext_dense.support.optional_packages import optional
 
 # Where each library keeps the four stages.

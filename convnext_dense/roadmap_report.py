@@ -18,7 +18,7 @@ from torch import nn
 
 from convnext_dense.complexity import Complexity, count_macs, count_params
 from convnext_dense.errors import ArgumentError
-from convnext_dense.roadmap import STEPS, Roadmap, Step
+from convnext_dense.models.roadmap import STEPS, Roadmap, Step
 from convnext_dense.speed import (
     MIB,
     Size,

@@ -9,8 +9,8 @@ from torch import Tensor
 from convnext_dense.checkpoint import load_checkpoint
 from convnext_dense.errors import CheckpointError
 from convnext_dense.fetch import fetch
+from convnext_dense.models.roadmap import Roadmap
 from convnext_dense.reading import read_state_dict
-from convnext_dense.roadmap import Roadmap
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convnext_dense.archs import resolve_arch
 from convnext_dense.errors import ArgumentError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.layers.lean_block import pieces
 from convnext_dense.layers.onednn_linear import linear, pack
+from convnext_dense.models.archs import resolve_arch
 
 MIB = 2**20
 Size = tuple[int, int]

@@ -8,8 +8,9 @@ import torch
 from golden import fill_by_name
 from torch import nn
 
-from convnext_dense import ConvNeXt, compiling
-from convnext_dense.compiling import compile_in_place
+from convnext_dense import ConvNeXt
+from convnext_dense.models import compile
+from convnext_dense.models.compile import compile_in_place
 
 MICRO = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
 # the training scales of the published recipes, at a quarter: short sides of 480 to 800
@@ -62,13 +63,13 @@ def test_what_fails_to_compile_runs_without_and_says_so_once(caplog):
         found, expected = (model(image), model(image)), plain(image)
     for levels in found:
         assert all(torch.equal(a, b) for a, b in zip(levels, expected, strict=True))
-    (record,) = [r for r in caplog.records if r.name == "convnext_dense.compiling"]
+    (record,) = [r for r in caplog.records if r.name == "convnext_dense.models.compile"]
     assert "no C++ compiler" in record.getMessage() and "without it" in record.getMessage()
     assert "\n" not in record.getMessage() and outcome.failure
 
 
 def test_compiling_ends_where_every_size_takes_a_graph(monkeypatch):
-    monkeypatch.setattr(compiling, "MAX_GRAPHS", 3)
+    monkeypatch.setattr(compile, "MAX_GRAPHS", 3)
     model = ConvNeXt(MICRO).eval()
     outcome = compile_in_place(model, dynamic=False, backend="eager")
     with torch.no_grad():

@@ -9,8 +9,8 @@ from golden import fill_by_name
 from torch import nn
 
 from convnext_dense import ConvNeXt, IsotropicConvNeXt
-from convnext_dense.convnext import Block
 from convnext_dense.layers import fused_block, lean_block, onednn_linear
+from convnext_dense.models.convnext import Block
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 BUILDS = {

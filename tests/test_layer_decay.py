@@ -5,7 +5,7 @@ import torch
 from published import RECIPES, param_groups
 
 from convnext_dense import ARCHS, ConvNeXt
-from convnext_dense.layer_decay import (
+from convnext_dense.models.layer_decay import (
     default_num_layers,
     infer_depths,
     is_decayed,

@@ -11,10 +11,10 @@ from torch.func import functional_call, jvp, vmap
 from waiting import HANGS
 
 from convnext_dense import ConvNeXt, IsotropicConvNeXt
-from convnext_dense.archs import ARCHS
-from convnext_dense.convnext import Block
 from convnext_dense.layers import lean_block
 from convnext_dense.layers.basic import LayerNorm2d
+from convnext_dense.models.archs import ARCHS
+from convnext_dense.models.convnext import Block
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 KINDS = {

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from convnext_dense import IsotropicConvNeXt
-from convnext_dense.pyramid import SimpleFeaturePyramid
+from convnext_dense.models.pyramid import SimpleFeaturePyramid
 
 
 def random_pyramid(channels: int = 8, out_channels: int = 6, num_outs: int = 5) -> SimpleFeaturePyramid:

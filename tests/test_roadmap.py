@@ -8,10 +8,10 @@ from published import ROOT, TABLES, run_tool
 from torch import nn
 
 from convnext_dense import CheckpointError, ConvNeXt
-from convnext_dense.convnext import Block
-from convnext_dense.layer_decay import infer_depths, layer_id
 from convnext_dense.layers.basic import LayerNorm2d
-from convnext_dense.roadmap import STEPS, ResidualBlock, Roadmap
+from convnext_dense.models.convnext import Block
+from convnext_dense.models.layer_decay import infer_depths, layer_id
+from convnext_dense.models.roadmap import STEPS, ResidualBlock, Roadmap
 from convnext_dense.roadmap_report import (
     Report,
     StepCost,

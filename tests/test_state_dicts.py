@@ -13,8 +13,8 @@ from published import DATA
 from torch import nn
 
 from convnext_dense import ARCHS, ISOTROPIC_ARCHS, Classifier, ConvNeXt, IsotropicConvNeXt
-from convnext_dense.pyramid import SimpleFeaturePyramid
-from convnext_dense.roadmap import STEPS, Roadmap
+from convnext_dense.models.pyramid import SimpleFeaturePyramid
+from convnext_dense.models.roadmap import STEPS, Roadmap
 
 CONTRACT = DATA / "state_dicts.json"
 

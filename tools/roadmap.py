@@ -20,7 +20,7 @@ from convnext_dense.errors import UserError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.roadmap import STEPS
+from convnext_dense.models.roadmap import STEPS
 from convnext_dense.roadmap_report import Report, format_markdown, measure, plot_report, replace_table
 from convnext_dense.support.files import write_json, write_text
 

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from convnext_dense.archs import ARCHS
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.swap import swap_backbone
 from convnext_dense.mm.swap_file import default_output, format_changes, write_config
 from convnext_dense.mm.trial import try_model
+from convnext_dense.models.archs import ARCHS
 
 
 def main() -> None:

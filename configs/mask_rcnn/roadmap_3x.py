@@ -13,7 +13,7 @@ at two images a GPU; from random weights train with --cfg-options model.backbone
 
 _base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x_layer_decay.py"]
 
-from convnext_dense.roadmap import resolve_step  # noqa: E402  (mmengine wants _base_ before any import)
+from convnext_dense.models.roadmap import resolve_step  # noqa: E402  (mmengine wants _base_ before any import)
 
 step = "{{$ROADMAP_STEP:separate_downsampling}}"
 public_weights = dict(

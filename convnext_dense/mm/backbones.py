@@ -5,9 +5,9 @@ import copy
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
-from convnext_dense import convnext, isotropic
 from convnext_dense.checkpoint import load_checkpoint
 from convnext_dense.errors import CheckpointError
+from convnext_dense.models import convnext, isotropic
 
 
 class ExactInit:

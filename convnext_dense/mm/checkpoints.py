@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from convnext_dense import pickled
 from convnext_dense.checkpoint import OUTPUT_NORM, in_our_names
-from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError, reason
 from convnext_dense.fetch import fetch
-from convnext_dense.isotropic import IsotropicConvNeXt
+from convnext_dense.models.convnext import ConvNeXt
+from convnext_dense.models.isotropic import IsotropicConvNeXt
 from convnext_dense.reading import checkpoint_file, read_with_meta
 
 CORE = (ConvNeXt, IsotropicConvNeXt)

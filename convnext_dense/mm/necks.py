@@ -5,12 +5,12 @@ import copy
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
-from convnext_dense import pyramid
+from convnext_dense.models import pyramid
 
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(pyramid.SimpleFeaturePyramid, BaseModule):
-    """:class:`convnext_dense.pyramid.SimpleFeaturePyramid` with mmengine's ``init_cfg``.
+    """:class:`convnext_dense.models.pyramid.SimpleFeaturePyramid` with mmengine's ``init_cfg``.
 
     Args:
         init_cfg: mmengine's initialisation config; ``None`` keeps PyTorch's, as released

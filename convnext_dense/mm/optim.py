@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.layer_decay import (
+from convnext_dense.models.layer_decay import (
     DECAY_TYPES,
     default_num_layers,
     infer_depths,
@@ -45,7 +45,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Options of ``paramwise_cfg``:
         decay_rate: factor from one group to the group before it.
         decay_type: ``layer_wise`` (default) or ``stage_wise``; see
-            :func:`convnext_dense.layer_decay.layer_id`.
+            :func:`convnext_dense.models.layer_decay.layer_id`.
         num_layers: overrides the number that follows from the depths.
         custom_keys, norm_decay_mult, bias_decay_mult: as in mmengine. Their
             ``lr_mult`` multiplies the decayed rate; without ``decay_mult`` the

@@ -3,7 +3,7 @@
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from convnext_dense.archs import Arch
+from convnext_dense.models.archs import Arch
 from convnext_dense.support.optional_packages import optional
 
 

@@ -6,14 +6,14 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
-from convnext_dense import roadmap
 from convnext_dense.mm.backbones import ExactInit
+from convnext_dense.models import roadmap
 from convnext_dense.roadmap_weights import load_roadmap
 
 
 @MODELS.register_module()
 class Roadmap(ExactInit, roadmap.Roadmap, BaseModule):
-    """:class:`convnext_dense.roadmap.Roadmap` with mmengine's ``init_cfg``, see :class:`ExactInit`."""
+    """:class:`convnext_dense.models.roadmap.Roadmap` with mmengine's ``init_cfg``, see :class:`ExactInit`."""
 
     load = staticmethod(load_roadmap)
 

@@ -12,7 +12,6 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from convnext_dense.compiling import compile_in_place
 from convnext_dense.errors import UserError
 from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.data import check_data, set_data_root
@@ -24,6 +23,7 @@ from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_p
 from convnext_dense.mm.tolerant import tolerate_bad_data
 from convnext_dense.mm.tta import set_tta
 from convnext_dense.mm.windows import bound_predictions
+from convnext_dense.models.compile import compile_in_place
 from convnext_dense.recipes import config_path, run_name
 
 # mmengine opens with several hundred lines of these, which only the log file needs

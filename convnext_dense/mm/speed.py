@@ -16,11 +16,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from convnext_dense import paper
-from convnext_dense.archs import ARCHS
-from convnext_dense.convnext import ConvNeXt
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.layers.lean_block import MEMORY
 from convnext_dense.mm.peers import mmpretrain_model
+from convnext_dense.models.archs import ARCHS
+from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.peers import LEVELS
 from convnext_dense.speed import (
     Conditions,
@@ -216,8 +216,8 @@ def model_subject(
     entries: dict | None = None,
 ) -> Subject:
     """A whole model, ready to run under autocast; our backbone is fused for inference or compiled."""
-    from convnext_dense.compiling import compile_in_place
     from convnext_dense.layers.fused_block import fuse
+    from convnext_dense.models.compile import compile_in_place
 
     device, dtype = conditions.device, conditions.dtype
     model = build_model(name, level.memory).to(device)

@@ -12,8 +12,8 @@ from published import RECIPES, ROOT, config, param_groups
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import ARCHS, list_configs, paper
-from convnext_dense.layer_decay import default_num_layers
 from convnext_dense.mm.meta import build_on_meta
+from convnext_dense.models.layer_decay import default_num_layers
 
 ALL = sorted(row.name for row in paper.ADE20K)
 RELEASED_RECIPES = [name for name in RECIPES if name.startswith("upernet/")]

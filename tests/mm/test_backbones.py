@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 import convnext_dense.mm
 from convnext_dense import CheckpointError, Classifier, ConvNeXt, IsotropicConvNeXt
-from convnext_dense.pyramid import SimpleFeaturePyramid
+from convnext_dense.models.pyramid import SimpleFeaturePyramid
 
 MICRO = dict(type="ConvNeXt", arch=dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)))
 ISOTROPIC = dict(type="IsotropicConvNeXt", arch=dict(depths=(2,), dims=(8,)))

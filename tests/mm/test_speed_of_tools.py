@@ -9,13 +9,14 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
-from convnext_dense import ConvNeXt, compiling
+from convnext_dense import ConvNeXt
 from convnext_dense.layers import fused_block
 from convnext_dense.mm import runtime
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.predict import Predictor
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.training import TrainOptions, training_runner
+from convnext_dense.models import compile
 from convnext_dense.shapes import make_shapes
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
@@ -139,7 +140,7 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
     outcomes = []
     monkeypatch.setattr(
         "convnext_dense.mm.runtime.compile_in_place",
-        lambda module, dynamic: outcomes.append(compiling.compile_in_place(module, dynamic, "eager")),
+        lambda module, dynamic: outcomes.append(compile.compile_in_place(module, dynamic, "eager")),
     )
     runner, _ = outputs_of(case, tmp_path, "compiled", more=dict(compile=True))
     (outcome,) = outcomes

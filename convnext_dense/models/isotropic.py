@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from convnext_dense.archs import ISOTROPIC_ARCHS, resolve_arch
-from convnext_dense.convnext import Block, check_image, init_weights, run_blocks
 from convnext_dense.layers import fused_block
 from convnext_dense.layers.basic import LayerNorm2d, drop_path_rates
 from convnext_dense.layers.lean_block import Memory
+from convnext_dense.models.archs import ISOTROPIC_ARCHS, resolve_arch
+from convnext_dense.models.convnext import Block, check_image, init_weights, run_blocks
 
 STRIDE = 16  # of the stem, and so of the only level
 
@@ -19,17 +19,17 @@ class IsotropicConvNeXt(nn.Module):
 
     Parameter names are those of the released code; the output norm, which it does
     not have, is ``norm0``. Detectors and segmentors read it through
-    :class:`convnext_dense.pyramid.SimpleFeaturePyramid`.
+    :class:`convnext_dense.models.pyramid.SimpleFeaturePyramid`.
 
     Args:
-        arch: a name in :data:`convnext_dense.archs.ISOTROPIC_ARCHS` or
+        arch: a name in :data:`convnext_dense.models.archs.ISOTROPIC_ARCHS` or
             ``dict(depths=(18,), dims=(384,))``.
         in_channels: channels of the input image.
         drop_path_rate: rate of the last block; it rises linearly over the blocks.
         layer_scale_init_value: initial layer scale; 0, the default, leaves it out, as the
             released S and B do. The released L was trained with one: give it 1.0 there.
         with_cp: recompute each block in the backward pass.
-        memory: what a block keeps for the backward pass, see :class:`convnext_dense.convnext.Block`.
+        memory: what a block keeps for the backward pass, see :class:`convnext_dense.models.convnext.Block`.
 
     Attributes:
         depths, dims: number and channels of the blocks, one entry each.

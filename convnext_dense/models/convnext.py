@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from convnext_dense.archs import resolve_arch
 from convnext_dense.errors import ArgumentError
 from convnext_dense.layers import fused_block, lean_block
 from convnext_dense.layers.basic import GRN, AtrousDownsample, DropPath, LayerNorm2d, drop_path_rates
+from convnext_dense.models.archs import resolve_arch
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class ConvNeXt(nn.Module):
     kernels read memory as NCHW whatever the strides say.
 
     Args:
-        arch: a name in :data:`convnext_dense.archs.ARCHS` or
+        arch: a name in :data:`convnext_dense.models.archs.ARCHS` or
             ``dict(depths=(...), dims=(...))`` with four entries each.
         in_channels: channels of the input image.
         out_indices: stages to return (0 to 3, strides 4, 8, 16, 32), in rising

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from convnext_dense.archs import ISOTROPIC_ARCHS
-from convnext_dense.convnext import ConvNeXt, init_weights
-from convnext_dense.isotropic import IsotropicConvNeXt
+from convnext_dense.models.archs import ISOTROPIC_ARCHS
+from convnext_dense.models.convnext import ConvNeXt, init_weights
+from convnext_dense.models.isotropic import IsotropicConvNeXt
 
 
 class Classifier(nn.Module):
