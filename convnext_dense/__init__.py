@@ -1,6 +1,6 @@
 """convnext_dense: the dense-prediction toolkit for ConvNeXt."""
 
-from convnext_dense.checkpoint import LoadReport, load_checkpoint
+from convnext_dense.checkpoints.load import LoadReport, load_checkpoint
 from convnext_dense.errors import CheckpointError
 from convnext_dense.models.archs import ARCHS, ISOTROPIC_ARCHS, Arch
 from convnext_dense.models.classifier import Classifier

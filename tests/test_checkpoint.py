@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convnext_dense import CheckpointError, Classifier, ConvNeXt, load_checkpoint
-from convnext_dense.checkpoint import infer_arch
+from convnext_dense.checkpoints.load import infer_arch
 
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 

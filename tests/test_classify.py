@@ -12,7 +12,7 @@ from namings import ENTRIES, MICRO, random_state
 from PIL import Image
 
 from convnext_dense import CheckpointError, Classifier
-from convnext_dense.classify import best_guesses, class_names, load_classifier, read_image
+from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
 
 TOOL = Path(__file__).resolve().parent.parent / "tools/predict.py"
 

@@ -9,9 +9,9 @@ import torch
 from namings import ENTRIES, MICRO, random_state
 
 from convnext_dense import CheckpointError, Classifier, ConvNeXt, IsotropicConvNeXt, load_checkpoint
-from convnext_dense.checkpoint import own_tensors
-from convnext_dense.convert import TARGETS, build_model, convert, write_checkpoint
-from convnext_dense.reading import read_state_dict
+from convnext_dense.checkpoints.convert import TARGETS, build_model, convert, write_checkpoint
+from convnext_dense.checkpoints.load import own_tensors
+from convnext_dense.checkpoints.read import read_state_dict
 
 TOOL = Path(__file__).resolve().parent.parent / "tools/convert_checkpoint.py"
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from waiting import HANGS, wait_until
 
-from convnext_dense import download
+from convnext_dense.checkpoints import download
+from convnext_dense.checkpoints.fetch import fetch
+from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
-from convnext_dense.fetch import fetch
-from convnext_dense.reading import read_state_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 BODY = bytes(range(256)) * 4000  # 1 MB
@@ -318,7 +318,7 @@ def test_processes_that_want_one_file_all_get_it_whole(server, tmp_path):
     server.files["/w.pth"] = BODY
     server.faults = ["stall"]  # the first stops half way while the others come
     code = f"""
-        from convnext_dense.fetch import fetch
+        from convnext_dense.checkpoints.fetch import fetch
         print(len(fetch("{server.url}/w.pth", progress=False).read_bytes()), flush=True)
     """
     processes = [python(code, tmp_path) for _ in range(3)]
@@ -335,7 +335,7 @@ def test_ctrl_c_leaves_the_partial_file_and_nothing_else(server, tmp_path):
     server.faults = ["stall"] * 99  # also where the process is so slow that it tries again
     code = f"""
         import signal
-        from convnext_dense.fetch import fetch
+        from convnext_dense.checkpoints.fetch import fetch
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         fetch("{server.url}/w.pth")
     """
@@ -350,7 +350,9 @@ def test_ctrl_c_leaves_the_partial_file_and_nothing_else(server, tmp_path):
     assert left.endswith(".partial") and 0 < (cache / left).stat().st_size <= len(BODY) // 2
     server.requests.clear()
     server.faults.clear()
-    process = python(f"from convnext_dense.fetch import fetch; fetch('{server.url}/w.pth')", tmp_path)
+    process = python(
+        f"from convnext_dense.checkpoints.fetch import fetch; fetch('{server.url}/w.pth')", tmp_path
+    )
     assert process.wait(HANGS) == 0
     assert (cache / "w.pth").read_bytes() == BODY
     assert server.requests[-1][2] is not None, "it did not resume"
@@ -389,9 +391,9 @@ def hub_file(server, repo, name, content, revision="main"):
 
 
 HUB_CODE = """
-from convnext_dense.fetch import fetch
+from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.errors import CheckpointError
-from convnext_dense.reading import read_state_dict
+from convnext_dense.checkpoints.read import read_state_dict
 try:
     path = fetch({source!r}, progress=False)
     print(path.name, {{key: value.tolist() for key, value in read_state_dict(path).items()}})

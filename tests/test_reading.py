@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from convnext_dense import pickled
+from convnext_dense.checkpoints import safe_pickle
+from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.reading import read_state_dict
 
 STATE = {
     "stem.weight": torch.arange(12.0).reshape(3, 4),
@@ -434,8 +434,8 @@ def test_what_training_scripts_add_is_ignored(tmp_path, legacy):
 def test_stand_ins_keep_nothing_and_leave_torch_as_it_was(tmp_path):
     before = set(map(str, torch.serialization.get_safe_globals()))
     path = write(tmp_path / "w.pth", {"model": STATE, "args": argparse.Namespace(secret=1)})
-    content = pickled.read_zip(path)
-    assert type(content["args"]) is pickled.Inert and not vars(content["args"])
+    content = safe_pickle.read_zip(path)
+    assert type(content["args"]) is safe_pickle.Inert and not vars(content["args"])
     assert set(map(str, torch.serialization.get_safe_globals())) == before
 
 
@@ -501,7 +501,7 @@ def test_a_record_marked_as_a_folder(tmp_path, monkeypatch):
     marked_as_folder(path)
     refused(path, "is damaged: record w/data/0 is marked as a folder")
     # the second net, for what the first does not know of
-    monkeypatch.setattr(pickled, "_FOLDER", 0)
+    monkeypatch.setattr(safe_pickle, "_FOLDER", 0)
     try:
         same = torch.equal(read_state_dict(path)["x"], wanted)  # a torch that reads it all the same
     except CheckpointError as error:

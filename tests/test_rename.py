@@ -5,9 +5,9 @@ import torch
 from namings import ENTRIES, MICRO, random_state
 
 from convnext_dense import CheckpointError, Classifier, ConvNeXt, IsotropicConvNeXt, load_checkpoint
-from convnext_dense.checkpoint import dense_kernel, in_our_names
-from convnext_dense.convert import convert
-from convnext_dense.rename import rename
+from convnext_dense.checkpoints.convert import convert
+from convnext_dense.checkpoints.load import dense_kernel, in_our_names
+from convnext_dense.checkpoints.namings import rename
 
 KNOWN = [name for name, entry in ENTRIES.items() if entry["representable"]]
 CLASSIFIERS = [name for name in KNOWN if "classifier" in name] + ["timm_v1", "timm_v2", "torchvision_v1"]

@@ -8,6 +8,7 @@ from published import ROOT, TABLES, run_tool
 from torch import nn
 
 from convnext_dense import CheckpointError, ConvNeXt
+from convnext_dense.checkpoints.roadmap import from_resnet, load_roadmap
 from convnext_dense.layers.basic import LayerNorm2d
 from convnext_dense.models.convnext import Block
 from convnext_dense.models.layer_decay import infer_depths, layer_id
@@ -21,7 +22,6 @@ from convnext_dense.roadmap_report import (
     plot_report,
     replace_table,
 )
-from convnext_dense.roadmap_weights import from_resnet, load_roadmap
 
 FIGURE_2 = dict(zip(STEPS, TABLES["roadmap"]["rows"], strict=True))
 # The paper's appendix, Table 10, to two decimals. Left out: `layer_norm`, which adds no convolution to the

@@ -10,11 +10,11 @@ from golden import fill_by_name
 from torch import nn
 
 from convnext_dense import ConvNeXt
+from convnext_dense.checkpoints.other_libraries import LEVELS, PaperConvNeXt
 from convnext_dense.complexity import count_macs
 from convnext_dense.errors import CheckpointError
 from convnext_dense.layers import fused_block, onednn_linear
 from convnext_dense.models.archs import ARCHS, Arch
-from convnext_dense.peers import LEVELS, PaperConvNeXt
 from convnext_dense.results import read_latencies
 from convnext_dense.speed import (
     MIB,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from convnext_dense.checkpoint import in_our_names
-from convnext_dense.convert import TARGETS, convert, largest_difference, write_checkpoint
+from convnext_dense.checkpoints.convert import TARGETS, convert, largest_difference, write_checkpoint
+from convnext_dense.checkpoints.fetch import fetch
+from convnext_dense.checkpoints.load import in_our_names
+from convnext_dense.checkpoints.other_libraries import BUILDERS
+from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
-from convnext_dense.fetch import fetch
-from convnext_dense.peers import BUILDERS
-from convnext_dense.reading import read_state_dict
 
 
 def builder_of(target: str):

@@ -5,7 +5,7 @@ import copy
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
-from convnext_dense.checkpoint import load_checkpoint
+from convnext_dense.checkpoints.load import load_checkpoint
 from convnext_dense.errors import CheckpointError
 from convnext_dense.models import convnext, isotropic
 
@@ -35,7 +35,7 @@ class ExactInit:
         """Apply ``init_cfg``; pretrained weights go through the exact loader.
 
         Raises:
-            convnext_dense.checkpoint.CheckpointError: weights that cannot be read or do not fit.
+            convnext_dense.checkpoints.load.CheckpointError: weights that cannot be read or do not fit.
         """
         cfg = self.init_cfg
         if isinstance(cfg, dict) and cfg["type"] == "Pretrained":

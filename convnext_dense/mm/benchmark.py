@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from convnext_dense import paper
+from convnext_dense.checkpoints.read import checkpoint_file
 from convnext_dense.coco_eval import (
     Evaluator,
     average_precision,
@@ -38,7 +39,6 @@ from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.metrics import SegmentationRecords
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.runtime import Options, load_config, testing_runner
-from convnext_dense.reading import checkpoint_file
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import (
     Task,

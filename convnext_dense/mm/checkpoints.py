@@ -13,13 +13,13 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from convnext_dense import pickled
-from convnext_dense.checkpoint import OUTPUT_NORM, in_our_names
+from convnext_dense.checkpoints import safe_pickle
+from convnext_dense.checkpoints.fetch import fetch
+from convnext_dense.checkpoints.load import OUTPUT_NORM, in_our_names
+from convnext_dense.checkpoints.read import checkpoint_file, read_with_meta
 from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.fetch import fetch
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.models.isotropic import IsotropicConvNeXt
-from convnext_dense.reading import checkpoint_file, read_with_meta
 
 CORE = (ConvNeXt, IsotropicConvNeXt)
 
@@ -68,10 +68,10 @@ def read_checkpoint(source: str | Path) -> dict:
     """
     path = checkpoint_file(fetch(source))
     try:
-        sums = pickled.check_archive(path) if zipfile.is_zipfile(path) else set()
+        sums = safe_pickle.check_archive(path) if zipfile.is_zipfile(path) else set()
         with _allow_mmengine():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        pickled.check_loaded(checkpoint, sums)
+        safe_pickle.check_loaded(checkpoint, sums)
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(f"cannot load {source}: {reason(error)}") from error
     if not isinstance(checkpoint, dict):
@@ -112,7 +112,7 @@ def read_weights(source: str | Path) -> dict:
     """``dict(state_dict=..., meta=...)`` of a file in any format and wrapper that the core reads.
 
     Raises:
-        CheckpointError: see :func:`convnext_dense.reading.read_state_dict`.
+        CheckpointError: see :func:`convnext_dense.checkpoints.read.read_state_dict`.
     """
     state, meta = read_with_meta(checkpoint_file(fetch(source)))
     return {"state_dict": state, "meta": meta}

@@ -6,9 +6,9 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
+from convnext_dense.checkpoints.roadmap import load_roadmap
 from convnext_dense.mm.backbones import ExactInit
 from convnext_dense.models import roadmap
-from convnext_dense.roadmap_weights import load_roadmap
 
 
 @MODELS.register_module()

@@ -16,12 +16,12 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from convnext_dense import paper
+from convnext_dense.checkpoints.other_libraries import LEVELS
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.layers.lean_block import MEMORY
 from convnext_dense.mm.peers import mmpretrain_model
 from convnext_dense.models.archs import ARCHS
 from convnext_dense.models.convnext import ConvNeXt
-from convnext_dense.peers import LEVELS
 from convnext_dense.speed import (
     Conditions,
     Pass,

@@ -3,7 +3,7 @@
 A step is a row of plain values that says only what it changes; one class builds
 them all. Parameter names follow ConvNeXt's scheme at every step
 (``downsample_layers.i``, ``stages.i.j``), so that layer decay and freezing work
-alike; :mod:`convnext_dense.roadmap_weights` carries a ResNet-50's names over.
+alike; :mod:`convnext_dense.checkpoints.roadmap` carries a ResNet-50's names over.
 
 What the paper's text leaves open is settled here as follows:
 

@@ -9,12 +9,12 @@ from mmengine.structures import InstanceData
 import convnext_dense.mm
 import convnext_dense.mm.roadmap
 from convnext_dense import CheckpointError, get_config
+from convnext_dense.checkpoints.roadmap import from_resnet
 from convnext_dense.mm.complexity import config_complexity
 from convnext_dense.mm.meta import build_on_meta
 from convnext_dense.mm.settings import set_pretrained
 from convnext_dense.models import roadmap
 from convnext_dense.models.roadmap import STEPS, ResidualBlock
-from convnext_dense.roadmap_weights import from_resnet
 
 RECIPE = "mask_rcnn/roadmap_3x"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from convnext_dense import Classifier
-from convnext_dense.checkpoint import own_tensors
+from convnext_dense.checkpoints.load import own_tensors
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/convert_checkpoint.py"
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from convnext_dense import ARCHS, Classifier, ConvNeXt, load_checkpoint
-from convnext_dense.checkpoint import in_our_names, own_tensors
-from convnext_dense.convert import convert, largest_difference
-from convnext_dense.peers import BUILDERS, stage_maps
+from convnext_dense.checkpoints.convert import convert, largest_difference
+from convnext_dense.checkpoints.load import in_our_names, own_tensors
+from convnext_dense.checkpoints.other_libraries import BUILDERS, stage_maps
 
 V1 = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge")
 V2 = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")

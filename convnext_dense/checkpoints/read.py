@@ -1,7 +1,7 @@
 """The tensors of a checkpoint file by name, read safely and exactly, or one line saying what the file is.
 
 What a file is follows from its first bytes, not from its name. Files of
-``torch.save`` are opened in :mod:`convnext_dense.pickled`.
+``torch.save`` are opened in :mod:`convnext_dense.checkpoints.safe_pickle`.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convnext_dense import pickled
+from convnext_dense.checkpoints import safe_pickle
 from convnext_dense.errors import CheckpointError, reason
 from convnext_dense.support.optional_packages import optional
 
@@ -184,9 +184,9 @@ def _content(path: Path) -> object:
     with open(path, "rb") as file:
         head = file.read(4096)
     if head.startswith(b"PK\x03\x04"):
-        return pickled.read_zip(path)
-    if head.startswith(pickled.LEGACY_START):
-        return pickled.read_legacy(path)
+        return safe_pickle.read_zip(path)
+    if head.startswith(safe_pickle.LEGACY_START):
+        return safe_pickle.read_legacy(path)
     if _is_safetensors(head):
         library = optional("safetensors.torch", "is a safetensors file and")
         return library.load_file(path, device="cpu")

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from convnext_dense.checkpoint import load_checkpoint
+from convnext_dense.checkpoints.fetch import fetch
+from convnext_dense.checkpoints.load import load_checkpoint
+from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
-from convnext_dense.fetch import fetch
 from convnext_dense.models.roadmap import Roadmap
-from convnext_dense.reading import read_state_dict
 
 logger = logging.getLogger(__name__)
 

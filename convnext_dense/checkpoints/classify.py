@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convnext_dense.checkpoint import in_our_names
-from convnext_dense.convert import build_model
-from convnext_dense.errors import CheckpointError
-from convnext_dense.fetch import fetch
-from convnext_dense.layers.fused_block import fuse
-from convnext_dense.models.classifier import Classifier
-from convnext_dense.reading import (
+from convnext_dense.checkpoints.convert import build_model
+from convnext_dense.checkpoints.fetch import fetch
+from convnext_dense.checkpoints.load import in_our_names
+from convnext_dense.checkpoints.read import (
     checkpoint_file,
     read_state_dict,
 )
+from convnext_dense.errors import CheckpointError
+from convnext_dense.layers.fused_block import fuse
+from convnext_dense.models.classifier import Classifier
 from convnext_dense.support.optional_packages import optional
 
 # of ImageNet in RGB, on a scale of 0 to 1; every published ConvNeXt was trained with them

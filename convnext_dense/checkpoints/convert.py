@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from convnext_dense.checkpoint import OUTPUT_NORM, infer_arch, own_tensors
+from convnext_dense.checkpoints.load import OUTPUT_NORM, infer_arch, own_tensors
+from convnext_dense.checkpoints.namings import EXPORTS, Layout, export_names
+from convnext_dense.checkpoints.other_libraries import stage_maps
 from convnext_dense.errors import CheckpointError
 from convnext_dense.models.archs import ARCHS, Arch
 from convnext_dense.models.classifier import Classifier, is_isotropic
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.models.isotropic import IsotropicConvNeXt
-from convnext_dense.peers import stage_maps
-from convnext_dense.rename import EXPORTS, Layout, export_names
 from convnext_dense.support.files import replacing
 from convnext_dense.support.optional_packages import optional
 
@@ -38,7 +38,7 @@ def convert(tensors: Mapping[str, Tensor], target: Target) -> Converted:
     """A state dict in our names -> the same in theirs; values are untouched.
 
     Args:
-        tensors: what :func:`convnext_dense.checkpoint.in_our_names` returns.
+        tensors: what :func:`convnext_dense.checkpoints.load.in_our_names` returns.
         target: whose names; ``hf`` is transformers, whose prefix depends on whether
             there is a classifier.
 
@@ -140,7 +140,7 @@ def largest_difference(
     Args:
         tensors: a state dict in our names.
         target: whose names ``builder``'s model has.
-        builder: of :data:`convnext_dense.peers.BUILDERS`, or mmpretrain's.
+        builder: of :data:`convnext_dense.checkpoints.other_libraries.BUILDERS`, or mmpretrain's.
         image: (1, C, H, W).
 
     Returns:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlparse
 
+from convnext_dense.checkpoints.read import looks_like_markup
 from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.reading import looks_like_markup
 from convnext_dense.support.files import write_json
 
 try:

@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlparse
 
 import torch
 
-from convnext_dense.download import (
+from convnext_dense.checkpoints.download import (
     beside,
     check_sha256,
     download,
@@ -20,13 +20,13 @@ from convnext_dense.download import (
     remote_size,
     shown,
 )
-from convnext_dense.errors import CheckpointError, reason
-from convnext_dense.reading import (
+from convnext_dense.checkpoints.read import (
     FOLDER_FILES,
     INDEX_SUFFIX,
     checkpoint_file,
     read_index,
 )
+from convnext_dense.errors import CheckpointError, reason
 from convnext_dense.support.optional_packages import optional
 
 _SOURCES = "a file, a folder, an http(s) URL, timm:NAME or hf:REPO[@REVISION]"

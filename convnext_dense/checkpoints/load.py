@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from convnext_dense.checkpoints.fetch import fetch
+from convnext_dense.checkpoints.namings import Layout, Renamed, rename
+from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
-from convnext_dense.fetch import fetch
 from convnext_dense.models.archs import ARCHS, ISOTROPIC_ARCHS, Arch
-from convnext_dense.reading import read_state_dict
-from convnext_dense.rename import Layout, Renamed, rename
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load the weights of a ConvNeXt into ``model``, all of them.
 
-    Knows the namings of :data:`convnext_dense.rename.NAMINGS`, detects which one a
+    Knows the namings of :data:`convnext_dense.checkpoints.namings.NAMINGS`, detects which one a
     file uses, and takes the backbone out of whole classifiers, detectors and
     segmentors. Output norms, which a classifier does not have, keep their initial
     value; nothing else may. A stem for one input channel takes the sum over RGB, one
@@ -67,7 +67,7 @@ def load_checkpoint(
     Args:
         model: :class:`convnext_dense.ConvNeXt`, :class:`~convnext_dense.IsotropicConvNeXt`,
             :class:`~convnext_dense.Classifier` or a subclass.
-        source: what :func:`convnext_dense.fetch.fetch` takes: path, folder, http(s) URL,
+        source: what :func:`convnext_dense.checkpoints.fetch.fetch` takes: path, folder, http(s) URL,
             ``timm:NAME`` or ``hf:REPO``.
         strict: ``False`` loads what fits and reports the rest.
         sha256: expected digest of the file, or its first digits.
