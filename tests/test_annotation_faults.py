@@ -10,7 +10,8 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from convnext_dense.annotation_faults import (
+from convnext_dense.data.coco_masks import is_polygon, is_rle, repair_mask, run_lengths
+from convnext_dense.data.coco_repair import (
     KINDS,
     AnnotationFileError,
     box_fault,
@@ -18,7 +19,6 @@ from convnext_dense.annotation_faults import (
     repair_annotation,
     repair_box,
 )
-from convnext_dense.mask_faults import is_polygon, is_rle, repair_mask, run_lengths
 
 SIZE = (40, 30)
 NAN, INF = math.nan, math.inf

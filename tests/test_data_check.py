@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_dense.data_check import (
+from convnext_dense.data.check import (
     ClassNamesError,
     PairCheck,
     Problem,

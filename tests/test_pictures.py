@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from convnext_dense.pictures import PictureError, map_size, read_label_map, read_picture, stored_size
+from convnext_dense.data.image_io import PictureError, map_size, read_label_map, read_picture, stored_size
 
 RNG = np.random.default_rng(0)
 PIXELS = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from convnext_dense.polygons import mask_polygons
-from convnext_dense.shapes import draw_scene
+from convnext_dense.data.polygons import mask_polygons
+from convnext_dense.data.synthetic import draw_scene
 
 
 def rasterise(polygons: list[list[int]], shape: tuple[int, int]) -> np.ndarray:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from convnext_dense import shapes
-from convnext_dense.shapes import CLASSES, draw_scene, make_shapes
+from convnext_dense.data import synthetic
+from convnext_dense.data.synthetic import CLASSES, draw_scene, make_shapes
 
 COUNTS = {"train": 4, "val": 3}
 
@@ -22,7 +22,7 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def many() -> list[shapes.Scene]:
+def many() -> list[synthetic.Scene]:
     return [draw_scene(160, 0, "train", index) for index in range(100)]
 
 
@@ -84,13 +84,13 @@ def test_colour_does_not_tell_the_class(many):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_outlines_lie_in_the_unit_circle(name):
-    radius = np.linalg.norm(shapes.outline(name), axis=1)
+    radius = np.linalg.norm(synthetic.outline(name), axis=1)
     assert 0.98 < radius.max() < 1.01
 
 
 def test_coverage_of_a_square_is_its_area():
     square = np.array([(2, 3), (7.5, 3), (7.5, 8.25), (2, 8.25)])
-    cover = shapes._coverage(square, 12)
+    cover = synthetic._coverage(square, 12)
     assert cover[4, 4] == 1 and cover[1, 1] == 0
     assert cover.sum() == pytest.approx(5.5 * 5.25, rel=0.1)
 
@@ -98,7 +98,7 @@ def test_coverage_of_a_square_is_its_area():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: shapes.outline("ring"), "ring.*circle"),
+        (lambda: synthetic.outline("ring"), "ring.*circle"),
         (lambda: draw_scene(96, 0, "test", 0), "test.*train"),
         (lambda: make_shapes("unused", train=0), "train=0"),
         (lambda: make_shapes("unused", size=16), "size=16.*64"),
@@ -127,7 +127,7 @@ def test_images_do_not_depend_on_how_many_there_are(root, tmp_path):
 
 @pytest.mark.parametrize("split", COUNTS)
 def test_coco_tools_read_it_and_both_layouts_agree(root, split):
-    coco_split, ade_split = shapes.SPLITS[split]
+    coco_split, ade_split = synthetic.SPLITS[split]
     coco_module = pytest.importorskip("pycocotools.coco")
     coco = coco_module.COCO(str(root / "coco" / "annotations" / f"instances_{coco_split}.json"))
     assert len(coco.imgs) == COUNTS[split]
@@ -153,7 +153,7 @@ def test_coco_tools_read_it_and_both_layouts_agree(root, split):
 
 
 def test_a_finished_folder_is_reused(root, monkeypatch):
-    monkeypatch.setattr(shapes, "draw_scene", lambda *args: pytest.fail("drawn again"))
+    monkeypatch.setattr(synthetic, "draw_scene", lambda *args: pytest.fail("drawn again"))
     assert make_shapes(root, **COUNTS, size=96, seed=3).size == 96
 
 
@@ -164,7 +164,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, failure):
             raise failure
         return draw_scene(size, seed, split, index)
 
-    monkeypatch.setattr(shapes, "draw_scene", stop_at_the_third)
+    monkeypatch.setattr(synthetic, "draw_scene", stop_at_the_third)
     with pytest.raises(failure):
         make_shapes(tmp_path / "shapes", **COUNTS, size=96)
     assert list(tmp_path.iterdir()) == []
@@ -172,15 +172,15 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, failure):
 
 def test_another_process_that_was_faster_is_fine(root, tmp_path, monkeypatch):
     target = tmp_path / "shapes"
-    write_split = shapes._write_split
+    write_split = synthetic._write_split
 
     def lose_the_race(partial, split, scenes):
         write_split(partial, split, scenes)
         if split == "val":
-            monkeypatch.setattr(shapes, "_write_split", write_split)
+            monkeypatch.setattr(synthetic, "_write_split", write_split)
             make_shapes(target, **COUNTS, size=96, seed=3)
 
-    monkeypatch.setattr(shapes, "_write_split", lose_the_race)
+    monkeypatch.setattr(synthetic, "_write_split", lose_the_race)
     make_shapes(target, **COUNTS, size=96, seed=3)
     assert digest(target) == digest(root)
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
@@ -199,5 +199,5 @@ def test_shapes_of_another_spec_are_refused(root):
 
 
 def test_the_marker_states_the_spec(root):
-    marker = json.loads((root / shapes.MARKER).read_text())
-    assert marker == {"train": 4, "val": 3, "size": 96, "seed": 3, "version": shapes._VERSION}
+    marker = json.loads((root / synthetic.MARKER).read_text())
+    assert marker == {"train": 4, "val": 3, "size": 96, "seed": 3, "version": synthetic._VERSION}

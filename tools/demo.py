@@ -23,7 +23,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from convnext_dense import plots, shapes
+from convnext_dense import plots
+from convnext_dense.data import synthetic
 from convnext_dense.support.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +142,7 @@ def draw_detection(task: Task, path: Path) -> None:
         ]
         for image in images
     ]
-    plots.detection_sheet(path, [read_rgb(image) for image in images], truths, predictions, shapes.CLASSES)
+    plots.detection_sheet(path, [read_rgb(image) for image in images], truths, predictions, synthetic.CLASSES)
 
 
 def draw_segmentation(task: Task, path: Path) -> None:
@@ -153,7 +154,7 @@ def draw_segmentation(task: Task, path: Path) -> None:
         cv2.imread(str(folder / f"{image.stem}_labels.png"), cv2.IMREAD_UNCHANGED) for image in images
     ]
     plots.segmentation_sheet(
-        path, [read_rgb(image) for image in images], truths, predictions, shapes.SEGMENTATION_CLASSES
+        path, [read_rgb(image) for image in images], truths, predictions, synthetic.SEGMENTATION_CLASSES
     )
 
 
@@ -191,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n== {text} ({time.monotonic() - start:.0f} s)", flush=True)
 
     say(f"making {args.train} + {args.val} scenes of shapes")
-    shapes.make_shapes(args.out / "shapes", args.train, args.val)
+    synthetic.make_shapes(args.out / "shapes", args.train, args.val)
     detection, segmentation = tasks(args.out)
     metrics = {}
     for task in (detection, segmentation):

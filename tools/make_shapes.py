@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from convnext_dense.shapes import make_shapes
+from convnext_dense.data.synthetic import make_shapes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

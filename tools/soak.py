@@ -11,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.mm import soak
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.shapes import make_shapes
 
 BYTES_A_STEP = 4096  # the log keeps every value; a leak of a single feature map would be far above
 

@@ -19,8 +19,8 @@ from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 
+from convnext_dense.data.image_io import PictureError, map_size, read_label_map, read_picture, stored_size
 from convnext_dense.errors import UserError
-from convnext_dense.pictures import PictureError, map_size, read_label_map, read_picture, stored_size
 
 OnFault = Literal["skip", "raise"]
 FIELD = "bad_input"

@@ -1,6 +1,6 @@
 """One's own classes and files: the config follows them, and faults are told before training starts.
 
-The checks themselves are in :mod:`convnext_dense.data_check`; here they meet mmengine's configs.
+The checks themselves are in :mod:`convnext_dense.data.check`; here they meet mmengine's configs.
 """
 
 import random
@@ -12,7 +12,7 @@ from mmengine import dist
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from convnext_dense.data_check import (
+from convnext_dense.data.check import (
     ClassNamesError,
     PairCheck,
     Problem,

@@ -16,12 +16,12 @@ from typing import NamedTuple
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from convnext_dense.annotation_faults import KINDS, AnnotationFileError, Fault, repair
-from convnext_dense.data_check import PairCheck, Problem, find_files, gather, size_on_disk
+from convnext_dense.data.check import PairCheck, Problem, find_files, gather, size_on_disk
+from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
+from convnext_dense.data.image_io import PictureError, read_picture
 from convnext_dense.errors import DatasetNotFoundError, UserError
 from convnext_dense.mm import own_data
 from convnext_dense.mm.data import SPLITS, check_data, datasets_of, required_paths
-from convnext_dense.pictures import PictureError, read_picture
 from convnext_dense.preflight_report import Report
 
 OF_CONTENT = {

@@ -104,7 +104,7 @@ def make_case(task: str, folder: Path, shapes: Path, steps: int, small: bool = F
     Args:
         task: which.
         folder: receives the config.
-        shapes: as :func:`convnext_dense.shapes.make_shapes` writes it.
+        shapes: as :func:`convnext_dense.data.synthetic.make_shapes` writes it.
         steps: optimizer steps; for detection, the number of training scenes decides.
         small: a model and scenes of 64 pixels, for tests.
     """

@@ -21,8 +21,8 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from convnext_dense.annotation_faults import KINDS, AnnotationFileError, Fault, repair
-from convnext_dense.data_check import size_on_disk
+from convnext_dense.data.check import size_on_disk
+from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
 from convnext_dense.mm.checked_loading import FIELD, BadInputError, OnFault, samples_of
 from convnext_dense.mm.data import SPLITS
 from convnext_dense.support.files import write_text

@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS, RUNNERS, TRANSFORMS, DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import checked_loading, tolerant
 from convnext_dense.mm.checked_loading import BadInputError
 from convnext_dense.mm.data import set_data_root
@@ -23,7 +24,6 @@ from convnext_dense.mm.errors import explain
 from convnext_dense.mm.loops import STEP_LOOPS
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.tolerant import set_tolerant_data, tolerate_bad_data
-from convnext_dense.shapes import make_shapes
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
 IMAGES = {"coco": "train2017", "ade20k": "images/training"}

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import paper
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation import Evaluation
 from convnext_dense.mm import benchmark, inventory, run_report, runtime
@@ -34,7 +35,6 @@ from convnext_dense.mm.data import set_data_root
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.results import find_record, read_records
-from convnext_dense.shapes import make_shapes
 
 DETECTOR, SEGMENTOR = "demo/mask_rcnn_shapes", "demo/upernet_shapes"
 

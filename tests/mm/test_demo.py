@@ -11,7 +11,7 @@ import pytest
 from mmengine.config import Config
 from waiting import HANGS
 
-from convnext_dense import shapes
+from convnext_dense.data import synthetic
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {"detection": "mask_rcnn_shapes", "segmentation": "upernet_shapes"}
@@ -33,11 +33,11 @@ def config(name: str) -> Config:
 
 def test_configs_name_the_classes_of_the_scenes():
     detection, segmentation = config("detection"), config("segmentation")
-    assert tuple(detection.metainfo.classes) == shapes.CLASSES
-    assert tuple(segmentation.metainfo.classes) == shapes.SEGMENTATION_CLASSES
-    assert detection.model.roi_head.bbox_head.num_classes == len(shapes.CLASSES)
-    assert detection.model.roi_head.mask_head.num_classes == len(shapes.CLASSES)
-    assert segmentation.model.decode_head.num_classes == len(shapes.SEGMENTATION_CLASSES)
+    assert tuple(detection.metainfo.classes) == synthetic.CLASSES
+    assert tuple(segmentation.metainfo.classes) == synthetic.SEGMENTATION_CLASSES
+    assert detection.model.roi_head.bbox_head.num_classes == len(synthetic.CLASSES)
+    assert detection.model.roi_head.mask_head.num_classes == len(synthetic.CLASSES)
+    assert segmentation.model.decode_head.num_classes == len(synthetic.SEGMENTATION_CLASSES)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from published import config
 
-from convnext_dense import shapes
+from convnext_dense.data import synthetic
 from convnext_dense.mm.training import TrainOptions, training_config
 
 NAME = "demo/mask_rcnn_coco_tiny"
@@ -35,7 +35,7 @@ def sides(node: object, key: str) -> list:
 @pytest.fixture
 def two_images(tmp_path) -> Config:
     """The config on a made-up COCO set of two training images with three classes."""
-    shapes.make_shapes(tmp_path / "shapes", train=2, val=1)
+    synthetic.make_shapes(tmp_path / "shapes", train=2, val=1)
     options = TrainOptions(
         work_dir=str(tmp_path / "run"), data_root=str(tmp_path / "shapes" / "coco"), device="cpu"
     )

@@ -9,12 +9,12 @@ import torch
 from mmengine.hooks import Hook
 from torch.utils._pytree import tree_leaves
 
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.checkpoints import read_checkpoint
 from convnext_dense.mm.finite import NotFiniteError
 from convnext_dense.mm.interrupts import Interrupted
 from convnext_dense.mm.keeper import _LaterRemoval, newest_checkpoint
 from convnext_dense.mm.training import TrainOptions, training_runner
-from convnext_dense.shapes import make_shapes
 
 SEGMENTOR = "demo/upernet_shapes"
 DIMS = [8, 16, 24, 32]

@@ -20,6 +20,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import preflight_steps
 from convnext_dense.mm.data import set_data_root
 from convnext_dense.mm.own_data import set_own_data
@@ -41,7 +42,6 @@ from convnext_dense.mm.settings import set_amp, set_batch, set_checkpoints, set_
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.preflight_report import Report, memory_line
-from convnext_dense.shapes import make_shapes
 
 TRAIN, VAL = 12, 3
 

@@ -19,10 +19,10 @@ from mmengine.registry import MODELS, init_default_scope
 from published import DATA, ROOT
 
 from convnext_dense import paper, results
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import benchmark, reproduce
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.results import read_records
-from convnext_dense.shapes import make_shapes
 
 DETECTOR, SEGMENTOR = "demo/mask_rcnn_shapes", "demo/upernet_shapes"
 RELEASED = {

@@ -19,7 +19,7 @@ from PIL import Image
 from waiting import HANGS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmseg is imported)
-from convnext_dense.shapes import SEGMENTATION_CLASSES, make_shapes
+from convnext_dense.data.synthetic import SEGMENTATION_CLASSES, make_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 IGNORED = 255

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import HANGS
 
-from convnext_dense.shapes import make_shapes
+from convnext_dense.data.synthetic import make_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools/slurm.sh"

@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import soak
-from convnext_dense.shapes import make_shapes
 
 STEPS = 24
 

@@ -10,6 +10,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
 from convnext_dense import ConvNeXt
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.layers import fused_block
 from convnext_dense.mm import runtime
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
@@ -17,7 +18,6 @@ from convnext_dense.mm.predict import Predictor
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models import compile
-from convnext_dense.shapes import make_shapes
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))

@@ -2,9 +2,9 @@
 
 import pytest
 
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import DatasetNotFoundError, UserError
 from convnext_dense.mm import step_profile
-from convnext_dense.shapes import make_shapes
 
 SHARED = {
     "backbone",

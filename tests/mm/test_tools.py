@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from waiting import HANGS
 
-from convnext_dense.shapes import make_shapes
+from convnext_dense.data.synthetic import make_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {

@@ -14,10 +14,10 @@ from mmengine.registry import MODELS, init_default_scope
 from waiting import HANGS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet and mmseg are imported)
+from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.mm import windows
 from convnext_dense.mm.tta import augmented_pipeline, set_tta
-from convnext_dense.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {"seg": "upernet_shapes", "det": "mask_rcnn_shapes"}

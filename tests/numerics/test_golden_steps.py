@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from published import DATA, config
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
-from convnext_dense import shapes
+from convnext_dense.data import synthetic
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.settings import set_plain_batch_norm
 
@@ -31,7 +31,7 @@ TOLERANCE = 1e-4  # relative; binary cross entropy is float32 also in a float64 
 
 def computed(name: str, folder: Path) -> dict:
     """Loss terms and gradient norm of each step, and sums over the predictions of the validation scenes."""
-    shapes.make_shapes(folder, train=2 * STEPS, val=2, size=96)
+    synthetic.make_shapes(folder, train=2 * STEPS, val=2, size=96)
     cfg = config(name)
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
     for data in datasets_of(cfg):

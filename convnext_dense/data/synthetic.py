@@ -25,8 +25,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from convnext_dense.data.polygons import mask_polygons
 from convnext_dense.errors import ArgumentError
-from convnext_dense.polygons import mask_polygons
 
 CLASSES = ("circle", "triangle", "cross")
 """Shape names; an instance's label is its index here, its COCO category id the index plus one."""

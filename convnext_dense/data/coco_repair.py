@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+from convnext_dense.data.coco_masks import repair_mask, repair_polygons
 from convnext_dense.errors import DataError
-from convnext_dense.mask_faults import repair_mask, repair_polygons
 
 Size = tuple[int, int]
 
