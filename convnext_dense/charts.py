@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from convnext_dense import paper
-from convnext_dense.coco_eval import AREAS, RECALLS, Precision
 from convnext_dense.errors import ArgumentError
+from convnext_dense.evaluation.coco_ap import AREAS, RECALLS, Precision
 from convnext_dense.plots import COLOURS
 
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY, _ = COLOURS

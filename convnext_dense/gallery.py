@@ -14,8 +14,15 @@ from matplotlib.patches import Patch, Rectangle
 from pycocotools import mask as coco_mask
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.evaluation import Evaluation
-from convnext_dense.mistakes import EXPLAINED, Mistake, Objects, Scenes, image_quality, read_scenes
+from convnext_dense.evaluation.detection_errors import (
+    EXPLAINED,
+    Mistake,
+    Objects,
+    Scenes,
+    image_quality,
+    read_scenes,
+)
+from convnext_dense.evaluation.folder import Evaluation
 from convnext_dense.plots import COLOURS
 
 GAP = 6  # pixels between truth and prediction

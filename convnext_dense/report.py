@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from convnext_dense.charts import NOTHING, draw_classes, draw_confusion, draw_precision_recall
 from convnext_dense.curves import Log, draw_curves
-from convnext_dense.evaluation import Evaluation
+from convnext_dense.evaluation.detection_errors import confusion, read_scenes
+from convnext_dense.evaluation.folder import Evaluation
 from convnext_dense.gallery import Card, best_and_worst, class_colours
-from convnext_dense.mistakes import confusion, read_scenes
 from convnext_dense.results import Difference, compare
 
 STYLE = """

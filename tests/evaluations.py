@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from convnext_dense.coco_eval import average_precision, coco_metrics
-from convnext_dense.evaluation import (
+from convnext_dense.evaluation.coco_ap import average_precision, coco_metrics
+from convnext_dense.evaluation.folder import (
     Evaluation,
     count_pixels,
     detection_classes,

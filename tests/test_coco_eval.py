@@ -13,8 +13,13 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from convnext_dense import coco_eval
-from convnext_dense.coco_eval import available_evaluators, average_precision, coco_metrics, load_evaluator
+from convnext_dense.evaluation import coco_ap
+from convnext_dense.evaluation.coco_ap import (
+    available_evaluators,
+    average_precision,
+    coco_metrics,
+    load_evaluator,
+)
 
 CATEGORIES = [dict(id=7, name="cat"), dict(id=3, name="dog"), dict(id=90, name="bus")]  # not sorted by id
 
@@ -135,7 +140,7 @@ def test_a_curve_is_the_mean_of_the_classes(scene):
     curve = precision.curve(0.5)
     assert curve.shape == (101,) and curve.mean() * 100 == pytest.approx(precision.ap(0.5))
     assert (np.diff(curve) <= 1e-12).all()
-    empty = coco_eval.Precision(("x",), np.full((10, 101, 1, 4), -1.0))
+    empty = coco_ap.Precision(("x",), np.full((10, 101, 1, 4), -1.0))
     assert empty.curve() is None and np.isnan(empty.ap())
     assert coco_metrics({"bbox": empty}) == {}
 
@@ -143,6 +148,6 @@ def test_a_curve_is_the_mean_of_the_classes(scene):
 def test_wrong_and_absent_evaluators_are_named(monkeypatch):
     with pytest.raises(ValueError, match=r"use one of \('pycocotools', 'faster-coco-eval'\)"):
         load_evaluator("coco")
-    monkeypatch.setattr(coco_eval, "available_evaluators", lambda: ("pycocotools",))
+    monkeypatch.setattr(coco_ap, "available_evaluators", lambda: ("pycocotools",))
     with pytest.raises(ValueError, match="pip install faster-coco-eval"):
         load_evaluator("faster-coco-eval")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convnext_dense.evaluation import (
+from convnext_dense.evaluation.folder import (
     Evaluation,
     class_accuracy,
     class_iou,

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("pycocotools")
 
-from convnext_dense.mistakes import confusion, image_quality, match, mistakes, read_scenes
+from convnext_dense.evaluation.detection_errors import confusion, image_quality, match, mistakes, read_scenes
 
 CLASSES = ("cat", "dog")
 IDS = {"cat": 4, "dog": 9}

@@ -14,8 +14,9 @@ pytest.importorskip("pycocotools")
 import evaluations
 from published import ROOT
 
-from convnext_dense import charts, curves, gallery, mistakes, paper, plots
-from convnext_dense.coco_eval import Precision
+from convnext_dense import charts, curves, gallery, paper, plots
+from convnext_dense.evaluation import detection_errors
+from convnext_dense.evaluation.coco_ap import Precision
 
 CLASSES = ("disc", "box")
 
@@ -298,8 +299,8 @@ def test_a_moved_data_set_is_named(tmp_path):
 
 def test_mistakes_are_drawn_where_they_are(tmp_path):
     evaluation = evaluations.detection(tmp_path / "e")
-    scenes = mistakes.read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
-    wrong = mistakes.mistakes(scenes)[:3]
+    scenes = detection_errors.read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
+    wrong = detection_errors.mistakes(scenes)[:3]
     figure = gallery.draw_mistakes(evaluation, scenes, wrong)
     assert len(figure.axes) == 3
     for axes, mistake in zip(figure.axes, wrong, strict=True):

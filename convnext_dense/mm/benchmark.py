@@ -18,16 +18,16 @@ from mmengine.runner import Runner
 
 from convnext_dense import paper
 from convnext_dense.checkpoints.read import checkpoint_file
-from convnext_dense.coco_eval import (
+from convnext_dense.doctor import installed_version
+from convnext_dense.errors import UserError
+from convnext_dense.evaluation.coco_ap import (
     Evaluator,
     average_precision,
     coco_metrics,
     load_evaluator,
     read_detections,
 )
-from convnext_dense.doctor import installed_version
-from convnext_dense.errors import UserError
-from convnext_dense.evaluation import (
+from convnext_dense.evaluation.folder import (
     NAME,
     Evaluation,
     detection_classes,

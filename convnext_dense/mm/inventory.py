@@ -11,8 +11,8 @@ from mmengine.runner import find_latest_checkpoint
 
 from convnext_dense import paper
 from convnext_dense.checkpoints.fetch import fetch
-from convnext_dense.coco_eval import Evaluator
 from convnext_dense.errors import UserError
+from convnext_dense.evaluation.coco_ap import Evaluator
 from convnext_dense.mm.benchmark import Job, config_hash, recipe_name
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.runtime import Options, load_config

@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from convnext_dense.evaluation import class_accuracy, class_iou, count_pixels
+from convnext_dense.evaluation.folder import class_accuracy, class_iou, count_pixels
 
 
 @METRICS.register_module()
@@ -23,7 +23,7 @@ class SegmentationRecords(BaseMetric):
 
     Attributes:
         confusion: (classes, classes) after the test, or ``None``.
-        scenes: one entry an image after the test; see :class:`convnext_dense.evaluation.Evaluation`.
+        scenes: one entry an image after the test; see :class:`convnext_dense.evaluation.folder.Evaluation`.
     """
 
     default_prefix = "records"

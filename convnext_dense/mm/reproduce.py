@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
-from convnext_dense.coco_eval import Evaluator
 from convnext_dense.errors import UserError
+from convnext_dense.evaluation.coco_ap import Evaluator
 from convnext_dense.mm.benchmark import Job, identity, measure, run_protocol
 from convnext_dense.mm.errors import explain
 from convnext_dense.mm.inventory import LeftOut, download_folder, jobs_on_disk

@@ -10,7 +10,7 @@ from convnext_dense import paper
 from convnext_dense.checkpoints.read import read_with_meta
 from convnext_dense.curves import Log, read_log
 from convnext_dense.errors import UserError
-from convnext_dense.evaluation import NAME, Evaluation
+from convnext_dense.evaluation.folder import NAME, Evaluation
 from convnext_dense.mm.benchmark import (
     Job,
     device_name,

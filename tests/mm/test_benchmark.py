@@ -20,7 +20,7 @@ import convnext_dense.mm  # noqa: F401
 from convnext_dense import paper
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
-from convnext_dense.evaluation import Evaluation
+from convnext_dense.evaluation.folder import Evaluation
 from convnext_dense.mm import benchmark, inventory, run_report, runtime
 from convnext_dense.mm.benchmark import (
     Job,
