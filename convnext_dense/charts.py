@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from convnext_dense import paper
 from convnext_dense.errors import ArgumentError
 from convnext_dense.evaluation.coco_ap import AREAS, RECALLS, Precision
 from convnext_dense.plots import COLOURS
+from convnext_dense.results import paper
 
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY, _ = COLOURS
 GREY = "#777777"

@@ -17,7 +17,7 @@ from convnext_dense.curves import Log, draw_curves
 from convnext_dense.evaluation.detection_errors import confusion, read_scenes
 from convnext_dense.evaluation.folder import Evaluation
 from convnext_dense.gallery import Card, best_and_worst, class_colours
-from convnext_dense.results import Difference, compare
+from convnext_dense.results.records import Difference, compare
 
 STYLE = """
 :root { color-scheme: light; --ink: #1a1a1a; --soft: #5c5c5c; --line: #d9d9d9;

@@ -5,7 +5,7 @@ import torch
 from published import TABLES
 from torch import nn
 
-from convnext_dense import Classifier, paper
+from convnext_dense import Classifier
 from convnext_dense.complexity import (
     Comparison,
     Complexity,
@@ -14,6 +14,7 @@ from convnext_dense.complexity import (
     count_params,
     format_table,
 )
+from convnext_dense.results import paper
 
 ARCH = {"T": "tiny", "S": "small", "B": "base", "L": "large", "XL": "xlarge"}
 

@@ -3,8 +3,9 @@
 import pytest
 from published import TABLES
 
-from convnext_dense import list_configs, paper
+from convnext_dense import list_configs
 from convnext_dense.models.archs import ARCHS, ISOTROPIC_ARCHS
+from convnext_dense.results import paper
 
 # Woo et al., Tables 6 and 7, rows of FCMAE. Backbone: MACs, box AP, AP50, AP75, mask AP, AP50, AP75.
 V2_TABLE_6 = """

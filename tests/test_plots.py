@@ -14,9 +14,10 @@ pytest.importorskip("pycocotools")
 import evaluations
 from published import ROOT
 
-from convnext_dense import charts, curves, gallery, paper, plots
+from convnext_dense import charts, curves, gallery, plots
 from convnext_dense.evaluation import detection_errors
 from convnext_dense.evaluation.coco_ap import Precision
+from convnext_dense.results import paper
 
 CLASSES = ("disc", "box")
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from published import TABLES
 
-from convnext_dense import paper
-from convnext_dense.reproduction import (
+from convnext_dense.results import paper
+from convnext_dense.results.reproduction import (
     Planned,
     Verdict,
     exit_code,

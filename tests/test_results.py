@@ -11,8 +11,8 @@ import pytest
 from published import ROOT, TABLES
 from waiting import wait_until
 
-from convnext_dense import paper
-from convnext_dense.results import (
+from convnext_dense.results import paper
+from convnext_dense.results.records import (
     ResultsError,
     append_record,
     compare,
@@ -23,7 +23,7 @@ from convnext_dense.results import (
     read_latencies,
     read_records,
 )
-from convnext_dense.tables import BEGIN, END, generated, models_page, readme_section, replace_section
+from convnext_dense.results.tables import BEGIN, END, generated, models_page, readme_section, replace_section
 
 COCO = dict(name="COCO val2017", images=5000, classes=80, objects=36781, full=True)
 PART = dict(
@@ -88,7 +88,7 @@ def test_writers_side_by_side_leave_whole_lines(tmp_path):
 
 def test_a_killed_writer_leaves_whole_lines(tmp_path):
     code = f"""
-from convnext_dense.results import append_record
+from convnext_dense.results.records import append_record
 number = 0
 while True:
     append_record({str(tmp_path / "a.jsonl")!r}, dict(number=number, text="y" * 5000))

@@ -15,7 +15,7 @@ from convnext_dense.complexity import count_macs
 from convnext_dense.errors import CheckpointError
 from convnext_dense.layers import fused_block, onednn_linear
 from convnext_dense.models.archs import ARCHS, Arch
-from convnext_dense.results import read_latencies
+from convnext_dense.results.records import read_latencies
 from convnext_dense.speed import (
     MIB,
     Conditions,

@@ -22,7 +22,7 @@ from convnext_dense.mm.inventory import LeftOut, checkpoint_folders, jobs_on_dis
 from convnext_dense.mm.reproduce import add_reproduce
 from convnext_dense.mm.run_report import write_report
 from convnext_dense.mm.speed_command import add_speed
-from convnext_dense.results import format_comparison
+from convnext_dense.results.records import format_comparison
 
 
 def main() -> None:

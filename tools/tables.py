@@ -5,9 +5,9 @@ import difflib
 import sys
 from pathlib import Path
 
-from convnext_dense.results import read_records
+from convnext_dense.results.records import read_records
+from convnext_dense.results.tables import generated
 from convnext_dense.support.files import write_text
-from convnext_dense.tables import generated
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from convnext_dense.evaluation.coco_ap import Precision, read_detections
-from convnext_dense.results import Task
+from convnext_dense.results.records import Task
 from convnext_dense.support.files import replacing, write_json
 
 NAME = "evaluation.json"

@@ -16,7 +16,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
-from convnext_dense import paper
 from convnext_dense.checkpoints.read import checkpoint_file
 from convnext_dense.doctor import installed_version
 from convnext_dense.errors import UserError
@@ -40,7 +39,8 @@ from convnext_dense.mm.metrics import SegmentationRecords
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.runtime import Options, load_config, testing_runner
 from convnext_dense.recipes import list_configs
-from convnext_dense.results import (
+from convnext_dense.results import paper
+from convnext_dense.results.records import (
     Task,
     append_record,
     content_hash,

@@ -11,7 +11,6 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from convnext_dense import paper
 from convnext_dense.complexity import (
     Comparison,
     Complexity,
@@ -23,6 +22,7 @@ from convnext_dense.errors import ArgumentError
 from convnext_dense.mm.meta import build_on_meta
 from convnext_dense.mm.runtime import load_config
 from convnext_dense.recipes import list_configs
+from convnext_dense.results import paper
 
 DETECTION_SHAPE = (800, 1280)
 PROPOSALS = 1000

@@ -9,7 +9,6 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from convnext_dense import paper
 from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import Evaluator
@@ -17,7 +16,8 @@ from convnext_dense.mm.benchmark import Job, config_hash, recipe_name
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.recipes import list_configs
-from convnext_dense.reproduction import Part
+from convnext_dense.results import paper
+from convnext_dense.results.reproduction import Part
 
 
 class LeftOut(NamedTuple):

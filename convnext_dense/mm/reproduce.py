@@ -1,7 +1,7 @@
 """The command line ``reproduce``: the released checkpoints on disk against the paper's tables.
 
 It plans, tries each checkpoint on one image, runs the tests that have no record yet, and ends in a verdict on
-each; the decisions are in :mod:`convnext_dense.reproduction`.
+each; the decisions are in :mod:`convnext_dense.results.reproduction`.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from convnext_dense.mm.errors import explain
 from convnext_dense.mm.inventory import LeftOut, download_folder, jobs_on_disk
 from convnext_dense.mm.processes import Launcher, leaving_together, select_device
 from convnext_dense.mm.runtime import Options
-from convnext_dense.reproduction import (
+from convnext_dense.results.records import find_record, read_records
+from convnext_dense.results.reproduction import (
     Planned,
     Verdict,
     exit_code,
@@ -38,7 +39,6 @@ from convnext_dense.reproduction import (
     select_rows,
     summary,
 )
-from convnext_dense.results import find_record, read_records
 from convnext_dense.support.files import write_json, write_text
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C

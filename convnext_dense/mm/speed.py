@@ -15,13 +15,13 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from convnext_dense import paper
 from convnext_dense.checkpoints.other_libraries import LEVELS
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.layers.lean_block import MEMORY
 from convnext_dense.mm.peers import mmpretrain_model
 from convnext_dense.models.archs import ARCHS
 from convnext_dense.models.convnext import ConvNeXt
+from convnext_dense.results import paper
 from convnext_dense.speed import (
     Conditions,
     Pass,

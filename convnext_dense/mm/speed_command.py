@@ -12,7 +12,7 @@ from tqdm import tqdm
 from convnext_dense.errors import UserError
 from convnext_dense.mm.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
 from convnext_dense.models.archs import ARCHS, resolve_arch
-from convnext_dense.results import append_record
+from convnext_dense.results.records import append_record
 from convnext_dense.speed import (
     DTYPES,
     PASSES,

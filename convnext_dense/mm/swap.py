@@ -12,7 +12,7 @@ from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages,
 from convnext_dense.mm.swap_heads import float32_changes
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.layer_decay import DecayType
-from convnext_dense.paper import WEIGHTS
+from convnext_dense.results.paper import WEIGHTS
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
 PRETRAINED: dict[str, str] = {

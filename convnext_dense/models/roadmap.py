@@ -23,10 +23,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convnext_dense import paper
 from convnext_dense.errors import ArgumentError
 from convnext_dense.layers.basic import DropPath, LayerNorm2d, drop_path_rates
 from convnext_dense.models.convnext import MIN_SIZE, Block, check_image, resolve_out_indices, run_blocks
+from convnext_dense.results import paper
 
 
 class Step(NamedTuple):

@@ -11,9 +11,10 @@ from mmengine.registry import init_default_scope
 from published import RECIPES, ROOT, config, param_groups
 
 import convnext_dense.mm  # noqa: F401
-from convnext_dense import ARCHS, list_configs, paper
+from convnext_dense import ARCHS, list_configs
 from convnext_dense.mm.meta import build_on_meta
 from convnext_dense.models.layer_decay import default_num_layers
+from convnext_dense.results import paper
 
 ALL = sorted(row.name for row in paper.ADE20K)
 RELEASED_RECIPES = [name for name in RECIPES if name.startswith("upernet/")]

@@ -17,7 +17,6 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 import convnext_dense.mm  # noqa: F401
-from convnext_dense import paper
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import Evaluation
@@ -34,7 +33,8 @@ from convnext_dense.mm.benchmark import (
 from convnext_dense.mm.data import set_data_root
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained
-from convnext_dense.results import find_record, read_records
+from convnext_dense.results import paper
+from convnext_dense.results.records import find_record, read_records
 
 DETECTOR, SEGMENTOR = "demo/mask_rcnn_shapes", "demo/upernet_shapes"
 

@@ -8,9 +8,10 @@ from mmengine.optim import build_optim_wrapper
 from published import COCO_RECIPES, RECIPES, ROOT, config, param_groups
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
-from convnext_dense import ARCHS, paper
+from convnext_dense import ARCHS
 from convnext_dense.mm.meta import build_on_meta
 from convnext_dense.models.layer_decay import default_num_layers
+from convnext_dense.results import paper
 
 ALL = [row.name for row in paper.COCO]
 NOT_RELEASED = {"resnet50", "x101_32x4d", "x101_64x4d", "swin_b_in22k", "swin_l_in22k"}

@@ -15,11 +15,12 @@ from namings import ENTRIES, MICRO, random_state
 from published import ROOT, coco_tiny, config, run_tool
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
-from convnext_dense import ARCHS, list_configs, paper
+from convnext_dense import ARCHS, list_configs
 from convnext_dense.mm.complexity import compare, config_complexity, countable_rows
 from convnext_dense.mm.meta import build_on_meta
 from convnext_dense.mm.schedule import run_length
 from convnext_dense.mm.settings import set_plain_batch_norm
+from convnext_dense.results import paper
 
 COCO_V2 = [f"mask_rcnn/convnextv2_{size}_3x" for size in ("atto", "tiny", "base")]
 ADE20K_V2 = [f"upernet/convnextv2_{size}_512_160k" for size in ("tiny", "base")]

@@ -18,11 +18,11 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from published import DATA, ROOT
 
-from convnext_dense import paper, results
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import benchmark, reproduce
 from convnext_dense.mm.runtime import load_config
-from convnext_dense.results import read_records
+from convnext_dense.results import paper, records
+from convnext_dense.results.records import read_records
 
 DETECTOR, SEGMENTOR = "demo/mask_rcnn_shapes", "demo/upernet_shapes"
 RELEASED = {
@@ -126,8 +126,8 @@ def small_tables(monkeypatch, data):
     monkeypatch.setattr(paper, "ROWS", SMALL_ROWS)
     monkeypatch.setattr(paper, "WEIGHTS", SMALL_WEIGHTS)
     objects = len(json.loads((data / "coco/annotations/instances_val2017.json").read_text())["annotations"])
-    monkeypatch.setattr(results, "COCO_VAL", dict(images=2, objects=objects, classes=3))
-    monkeypatch.setattr(results, "ADE20K_VAL", dict(images=2, classes=4))
+    monkeypatch.setattr(records, "COCO_VAL", dict(images=2, objects=objects, classes=3))
+    monkeypatch.setattr(records, "ADE20K_VAL", dict(images=2, classes=4))
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from convnext_dense import paper
 from convnext_dense.errors import ArgumentError
 from convnext_dense.recipes import list_configs
-from convnext_dense.results import Difference, compare
+from convnext_dense.results import paper
+from convnext_dense.results.records import Difference, compare
 
 BEGIN = "<!-- models: begin (written by make tables) -->"
 END = "<!-- models: end -->"
@@ -47,7 +47,7 @@ def models_page(records: Sequence[Mapping]) -> str:
     """Every row of the papers' tables, then the recipes without a row, then measurements on other data."""
     parts = [
         "# Models",
-        "<!-- written by `make tables` from convnext_dense/paper.py and results/; do not edit -->",
+        "<!-- written by `make tables` from convnext_dense/results/paper.py and results/; do not edit -->",
         "AP, mIoU, top-1, MACs and frames a second (one A100, batch 1) are *published*; so are the",
         "parameters, in millions. The column *here* is what `tools/benchmark.py accuracy ROW` measured",
         "with this toolkit on the whole val set, with the difference from the paper; **bold** is outside the",

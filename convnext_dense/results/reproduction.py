@@ -10,10 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from convnext_dense import paper
 from convnext_dense.errors import ArgumentError
-from convnext_dense.results import TOLERANCE, Difference, compare, published_metrics
-from convnext_dense.tables import markdown
+from convnext_dense.results import paper
+from convnext_dense.results.records import TOLERANCE, Difference, compare, published_metrics
+from convnext_dense.results.tables import markdown
 
 REPRODUCED = 0.1
 """Percent points within which a released checkpoint gives its published figure.

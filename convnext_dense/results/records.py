@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from convnext_dense import paper
 from convnext_dense.errors import DataError
+from convnext_dense.results import paper
 
 try:
     import fcntl
