@@ -14,16 +14,16 @@ pytest.importorskip("pycocotools")
 import evaluations
 from published import ROOT
 
-from convnext_dense import charts, curves, gallery, plots
 from convnext_dense.evaluation import detection_errors
 from convnext_dense.evaluation.coco_ap import Precision
+from convnext_dense.reports import charts, curves, gallery, sheets
 from convnext_dense.results import paper
 
 CLASSES = ("disc", "box")
 
 
 def colour_of(index: int) -> np.ndarray:
-    text = plots.COLOURS[index]
+    text = sheets.COLOURS[index]
     return np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)])
 
 
@@ -55,10 +55,10 @@ def image() -> np.ndarray:
 
 
 @pytest.fixture
-def instance() -> plots.Instance:
+def instance() -> sheets.Instance:
     mask = np.zeros((40, 60), bool)
     mask[10:20, 5:25] = True
-    return plots.Instance(1, mask, (5, 10, 20, 10))
+    return sheets.Instance(1, mask, (5, 10, 20, 10))
 
 
 def test_scalars_are_those_of_the_newest_run(tmp_path):
@@ -66,12 +66,12 @@ def test_scalars_are_those_of_the_newest_run(tmp_path):
         folder = tmp_path / stamp / "vis_data"
         folder.mkdir(parents=True)
         (folder / "scalars.json").write_text(json.dumps({"loss": loss, "step": 1}) + "\n")
-    assert plots.read_scalars(tmp_path) == [{"loss": 2.0, "step": 1}]
+    assert sheets.read_scalars(tmp_path) == [{"loss": 2.0, "step": 1}]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing was trained"):
-        plots.read_scalars(tmp_path)
+        sheets.read_scalars(tmp_path)
 
 
 def test_loss_curves_leave_out_what_is_no_loss():
@@ -80,7 +80,7 @@ def test_loss_curves_leave_out_what_is_no_loss():
         {"step": 40, "loss_cls": 0.5, "loss": 2.0},
         {"step": 40, "coco/bbox_mAP": 0.5},
     ]
-    curves = plots.loss_curves(records)
+    curves = sheets.loss_curves(records)
     assert next(iter(curves)) == "loss"
     assert curves == {"loss": ([20, 40], [4.0, 2.0]), "loss_cls": ([20, 40], [1.0, 0.5]),
                       "decode.loss_ce": ([20], [3.0])}  # fmt: skip
@@ -88,7 +88,7 @@ def test_loss_curves_leave_out_what_is_no_loss():
 
 def test_curves_of_two_runs_are_drawn(tmp_path):
     records = [{"step": step, "loss": 10 / step, "loss_cls": 5 / step} for step in (1, 2, 3)]
-    plots.plot_training(tmp_path / "new" / "curves.png", {"a": records, "b": records})
+    sheets.plot_training(tmp_path / "new" / "curves.png", {"a": records, "b": records})
     picture = drawn(tmp_path / "new" / "curves.png")
     assert picture.shape[1] > 2 * picture.shape[0]
     assert has_colour(picture, colour_of(0))
@@ -97,11 +97,11 @@ def test_curves_of_two_runs_are_drawn(tmp_path):
 @pytest.mark.parametrize(("runs", "message"), [({}, "no runs"), ({"a": [{"step": 1}]}, "a: no loss")])
 def test_curves_without_losses_are_refused(tmp_path, runs, message):
     with pytest.raises(ValueError, match=message):
-        plots.plot_training(tmp_path / "curves.png", runs)
+        sheets.plot_training(tmp_path / "curves.png", runs)
 
 
 def test_a_detection_shows_in_its_class_colour(tmp_path, image, instance):
-    plots.detection_sheet(tmp_path / "sheet.png", [image], [[]], [[instance]], CLASSES)
+    sheets.detection_sheet(tmp_path / "sheet.png", [image], [[]], [[instance]], CLASSES)
     picture = drawn(tmp_path / "sheet.png")[: -int(0.4 * 130)]  # without the legend
     middle = picture.shape[1] // 2
     tint = 0.45 * 128 + 0.55 * colour_of(1)
@@ -111,7 +111,7 @@ def test_a_detection_shows_in_its_class_colour(tmp_path, image, instance):
 
 def test_a_segmentation_shows_classes_but_not_the_background(tmp_path, image, instance):
     truth = instance.mask * 2
-    plots.segmentation_sheet(
+    sheets.segmentation_sheet(
         tmp_path / "sheet.png", [image], [truth], [np.zeros_like(truth)], ("background", *CLASSES)
     )
     picture = drawn(tmp_path / "sheet.png")[: -int(0.4 * 130)]
@@ -123,7 +123,7 @@ def test_a_segmentation_shows_classes_but_not_the_background(tmp_path, image, in
 
 @pytest.mark.parametrize("count", [1, 3, 5, 12])
 def test_any_number_of_images_fits(tmp_path, image, instance, count):
-    plots.detection_sheet(
+    sheets.detection_sheet(
         tmp_path / "sheet.png", [image] * count, [[instance]] * count, [[]] * count, CLASSES
     )
     assert (tmp_path / "sheet.png").stat().st_size > 0
@@ -133,7 +133,7 @@ def test_any_number_of_images_fits(tmp_path, image, instance, count):
 def test_unequal_counts_are_refused(tmp_path, image, counts):
     images, truths, predictions = counts
     with pytest.raises(ValueError, match="as many of each"):
-        plots.detection_sheet(
+        sheets.detection_sheet(
             tmp_path / "sheet.png", [image] * images, [[]] * truths, [[]] * predictions, CLASSES
         )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convnext_dense.preflight_report import (
+from convnext_dense.reports.preflight import (
     GIB,
     NAMED,
     Disk,

@@ -17,9 +17,9 @@ pytest.importorskip("pycocotools")
 import evaluations
 from waiting import HANGS
 
-from convnext_dense.curves import Log
-from convnext_dense.gallery import best_and_worst
-from convnext_dense.report import Group, RunReport, build_page
+from convnext_dense.reports.curves import Log
+from convnext_dense.reports.gallery import best_and_worst
+from convnext_dense.reports.html import Group, RunReport, build_page
 
 LOG = Log({"loss": ([1, 2], [2.0, 1.0])}, {"all": ([1, 2], [0.1, 0.01])}, {})
 GROUPS = [Group("0", 4, 1234567, 1e-4, 1e-6, 0.05, "stem"), Group("1", 2, 10, 2e-4, 2e-6, 0.0, "<heads>")]

@@ -13,7 +13,7 @@ from convnext_dense.layers.basic import LayerNorm2d
 from convnext_dense.models.convnext import Block
 from convnext_dense.models.layer_decay import infer_depths, layer_id
 from convnext_dense.models.roadmap import STEPS, ResidualBlock, Roadmap
-from convnext_dense.roadmap_report import (
+from convnext_dense.reports.roadmap import (
     Report,
     StepCost,
     format_markdown,

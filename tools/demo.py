@@ -23,8 +23,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from convnext_dense import plots
 from convnext_dense.data import synthetic
+from convnext_dense.reports import sheets
 from convnext_dense.support.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,19 +130,21 @@ def draw_detection(task: Task, path: Path) -> None:
     annotations = {image["file_name"]: coco.imgToAnns[image["id"]] for image in coco.imgs.values()}
     truths = [
         [
-            plots.Instance(a["category_id"] - 1, coco.annToMask(a) > 0, a["bbox"])
+            sheets.Instance(a["category_id"] - 1, coco.annToMask(a) > 0, a["bbox"])
             for a in annotations[image.name]
         ]
         for image in images
     ]
     predictions = [
         [
-            plots.Instance(p["category_id"], coco_mask.decode(p["segmentation"]) > 0, p["bbox"], p["score"])
+            sheets.Instance(p["category_id"], coco_mask.decode(p["segmentation"]) > 0, p["bbox"], p["score"])
             for p in found[str(image)]
         ]
         for image in images
     ]
-    plots.detection_sheet(path, [read_rgb(image) for image in images], truths, predictions, synthetic.CLASSES)
+    sheets.detection_sheet(
+        path, [read_rgb(image) for image in images], truths, predictions, synthetic.CLASSES
+    )
 
 
 def draw_segmentation(task: Task, path: Path) -> None:
@@ -153,7 +155,7 @@ def draw_segmentation(task: Task, path: Path) -> None:
     predictions = [
         cv2.imread(str(folder / f"{image.stem}_labels.png"), cv2.IMREAD_UNCHANGED) for image in images
     ]
-    plots.segmentation_sheet(
+    sheets.segmentation_sheet(
         path, [read_rgb(image) for image in images], truths, predictions, synthetic.SEGMENTATION_CLASSES
     )
 
@@ -199,9 +201,9 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{task.name}: training from scratch")
         metrics[task.name] = learn(task, args.steps)
     say("drawing")
-    plots.plot_training(
+    sheets.plot_training(
         args.out / "curves.png",
-        {task.name: plots.read_scalars(task.out) for task in (detection, segmentation)},
+        {task.name: sheets.read_scalars(task.out) for task in (detection, segmentation)},
     )
     draw_detection(detection, args.out / "detection.png")
     draw_segmentation(segmentation, args.out / "segmentation.png")

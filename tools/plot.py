@@ -16,12 +16,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from convnext_dense import charts
-from convnext_dense.curves import draw_curves, read_log
 from convnext_dense.evaluation.detection_errors import confusion, mistakes, read_scenes
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.gallery import draw_mistakes, draw_worst_maps
-from convnext_dense.plots import save_figure
+from convnext_dense.reports import charts
+from convnext_dense.reports.curves import draw_curves, read_log
+from convnext_dense.reports.gallery import draw_mistakes, draw_worst_maps
+from convnext_dense.reports.sheets import save_figure
 from convnext_dense.results import paper
 from convnext_dense.results.records import read_latencies, read_records
 

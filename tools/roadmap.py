@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.models.roadmap import STEPS
-from convnext_dense.roadmap_report import Report, format_markdown, measure, plot_report, replace_table
+from convnext_dense.reports.roadmap import Report, format_markdown, measure, plot_report, replace_table
 from convnext_dense.support.files import write_json, write_text
 
 

@@ -38,7 +38,7 @@ from convnext_dense.mm.preflight_weights import checkpoint_bytes, load, wrap
 from convnext_dense.mm.runtime import compile_backbone
 from convnext_dense.mm.settings import has_batch_norm, set_pretrained
 from convnext_dense.mm.tolerant import set_tolerant_data
-from convnext_dense.preflight_report import (
+from convnext_dense.reports.preflight import (
     Length,
     Pace,
     Report,

@@ -22,7 +22,7 @@ from convnext_dense.data.image_io import PictureError, read_picture
 from convnext_dense.errors import DatasetNotFoundError, UserError
 from convnext_dense.mm import own_data
 from convnext_dense.mm.data import SPLITS, check_data, datasets_of, required_paths
-from convnext_dense.preflight_report import Report
+from convnext_dense.reports.preflight import Report
 
 OF_CONTENT = {
     "files that cannot be read",

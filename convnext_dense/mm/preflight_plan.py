@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from convnext_dense.mm.schedule import make_plan
-from convnext_dense.preflight_report import Disk, Length, evaluations, regular_checkpoints
+from convnext_dense.reports.preflight import Disk, Length, evaluations, regular_checkpoints
 
 
 class Span(NamedTuple):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from convnext_dense.mm.preflight_samples import Samples
 from convnext_dense.mm.preflight_shape import around, pad
 from convnext_dense.mm.windows import free_memory
-from convnext_dense.preflight_report import USABLE, Line, largest_batch, memory_line
+from convnext_dense.reports.preflight import USABLE, Line, largest_batch, memory_line
 from convnext_dense.speed import peak_bytes, time_once
 
 LOADER_SECONDS = 20.0

@@ -7,7 +7,6 @@ from pathlib import Path
 from mmengine.config import Config
 
 from convnext_dense.checkpoints.read import read_with_meta
-from convnext_dense.curves import Log, read_log
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import NAME, Evaluation
 from convnext_dense.mm.benchmark import (
@@ -23,7 +22,8 @@ from convnext_dense.mm.inventory import newest_checkpoint
 from convnext_dense.mm.ops import current_ops
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.schedule import make_plan
-from convnext_dense.report import Group, RunReport, build_page
+from convnext_dense.reports.curves import Log, read_log
+from convnext_dense.reports.html import Group, RunReport, build_page
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record
 from convnext_dense.support.files import write_text

@@ -41,7 +41,7 @@ from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.settings import set_amp, set_batch, set_checkpoints, set_pretrained
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models.convnext import ConvNeXt
-from convnext_dense.preflight_report import Report, memory_line
+from convnext_dense.reports.preflight import Report, memory_line
 
 TRAIN, VAL = 12, 3
 

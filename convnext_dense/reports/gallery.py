@@ -23,7 +23,7 @@ from convnext_dense.evaluation.detection_errors import (
     read_scenes,
 )
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.plots import COLOURS
+from convnext_dense.reports.sheets import COLOURS
 
 GAP = 6  # pixels between truth and prediction
 UNLABELLED = (60, 60, 60)

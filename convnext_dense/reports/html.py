@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from convnext_dense.charts import NOTHING, draw_classes, draw_confusion, draw_precision_recall
-from convnext_dense.curves import Log, draw_curves
 from convnext_dense.evaluation.detection_errors import confusion, read_scenes
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.gallery import Card, best_and_worst, class_colours
+from convnext_dense.reports.charts import NOTHING, draw_classes, draw_confusion, draw_precision_recall
+from convnext_dense.reports.curves import Log, draw_curves
+from convnext_dense.reports.gallery import Card, best_and_worst, class_colours
 from convnext_dense.results.records import Difference, compare
 
 STYLE = """

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.plots import COLOURS, loss_curves, save_figure
+from convnext_dense.reports.sheets import COLOURS, loss_curves, save_figure
 
 DASHES = ("-", "--", ":", "-.")
 METRICS = {

@@ -1,6 +1,6 @@
 """Charts of accuracy: against cost, over recall, by class, and what is taken for what.
 
-Each ``draw_*`` returns a figure of matplotlib, which :func:`convnext_dense.plots.save_figure` writes.
+Each ``draw_*`` returns a figure of matplotlib, which :func:`convnext_dense.reports.sheets.save_figure` writes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from convnext_dense.errors import ArgumentError
 from convnext_dense.evaluation.coco_ap import AREAS, RECALLS, Precision
-from convnext_dense.plots import COLOURS
+from convnext_dense.reports.sheets import COLOURS
 from convnext_dense.results import paper
 
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY, _ = COLOURS
