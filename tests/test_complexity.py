@@ -6,7 +6,7 @@ from published import TABLES
 from torch import nn
 
 from convnext_dense import Classifier
-from convnext_dense.complexity import (
+from convnext_dense.bench.complexity import (
     Comparison,
     Complexity,
     classifier_complexity,

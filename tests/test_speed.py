@@ -10,13 +10,14 @@ from golden import fill_by_name
 from torch import nn
 
 from convnext_dense import ConvNeXt
-from convnext_dense.checkpoints.other_libraries import LEVELS, PaperConvNeXt
-from convnext_dense.complexity import count_macs
-from convnext_dense.errors import CheckpointError
-from convnext_dense.layers import fused_block, onednn_linear
-from convnext_dense.models.archs import ARCHS, Arch
-from convnext_dense.results.records import read_latencies
-from convnext_dense.speed import (
+from convnext_dense.bench.complexity import count_macs
+from convnext_dense.bench.records import (
+    best_other,
+    format_records,
+    measure,
+    record_of,
+)
+from convnext_dense.bench.timing import (
     MIB,
     Conditions,
     Products,
@@ -31,12 +32,11 @@ from convnext_dense.speed import (
     time_once,
     training_step,
 )
-from convnext_dense.speed_records import (
-    best_other,
-    format_records,
-    measure,
-    record_of,
-)
+from convnext_dense.checkpoints.other_libraries import LEVELS, PaperConvNeXt
+from convnext_dense.errors import CheckpointError
+from convnext_dense.layers import fused_block, onednn_linear
+from convnext_dense.models.archs import ARCHS, Arch
+from convnext_dense.results.records import read_latencies
 
 MICRO = Arch((1, 1, 2, 1), (8, 16, 24, 32))
 CPU = Conditions(torch.device("cpu"), shape=(64, 96))

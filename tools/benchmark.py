@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from convnext_dense.complexity import format_table
+from convnext_dense.bench.complexity import format_table
 from convnext_dense.errors import UserError
 from convnext_dense.mm import benchmark
 from convnext_dense.mm.benchmark import Job

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from convnext_dense.complexity import (
+from convnext_dense.bench.complexity import (
     Comparison,
     Complexity,
     classifier_complexity,

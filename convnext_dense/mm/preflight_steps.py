@@ -16,11 +16,11 @@ from mmengine.runner.amp import autocast
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from convnext_dense.bench.timing import peak_bytes, time_once
 from convnext_dense.mm.preflight_samples import Samples
 from convnext_dense.mm.preflight_shape import around, pad
 from convnext_dense.mm.windows import free_memory
 from convnext_dense.reports.preflight import USABLE, Line, largest_batch, memory_line
-from convnext_dense.speed import peak_bytes, time_once
 
 LOADER_SECONDS = 20.0
 CLEAR = 128 * 2**20  # bytes of a step beside which what else a process does is small

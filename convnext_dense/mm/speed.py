@@ -15,14 +15,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from convnext_dense.checkpoints.other_libraries import LEVELS
-from convnext_dense.errors import CheckpointError, UserError
-from convnext_dense.layers.lean_block import MEMORY
-from convnext_dense.mm.peers import mmpretrain_model
-from convnext_dense.models.archs import ARCHS
-from convnext_dense.models.convnext import ConvNeXt
-from convnext_dense.results import paper
-from convnext_dense.speed import (
+from convnext_dense.bench.timing import (
     Conditions,
     Pass,
     Products,
@@ -32,6 +25,13 @@ from convnext_dense.speed import (
     backbone_subject,
     training_step,
 )
+from convnext_dense.checkpoints.other_libraries import LEVELS
+from convnext_dense.errors import CheckpointError, UserError
+from convnext_dense.layers.lean_block import MEMORY
+from convnext_dense.mm.peers import mmpretrain_model
+from convnext_dense.models.archs import ARCHS
+from convnext_dense.models.convnext import ConvNeXt
+from convnext_dense.results import paper
 
 DETECTION_SHAPE = (800, 1280)
 PROPOSALS, MASK_ROIS, OBJECTS = 1000, 100, 8

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from convnext_dense.errors import UserError
-from convnext_dense.mm.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
-from convnext_dense.models.archs import ARCHS, resolve_arch
-from convnext_dense.results.records import append_record
-from convnext_dense.speed import (
+from convnext_dense.bench.records import (
+    format_records,
+    measure,
+)
+from convnext_dense.bench.timing import (
     DTYPES,
     PASSES,
     REPEATS,
@@ -21,10 +21,10 @@ from convnext_dense.speed import (
     Subject,
     warm_ups,
 )
-from convnext_dense.speed_records import (
-    format_records,
-    measure,
-)
+from convnext_dense.errors import UserError
+from convnext_dense.mm.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
+from convnext_dense.models.archs import ARCHS, resolve_arch
+from convnext_dense.results.records import append_record
 
 
 def add_speed(subcommands: argparse._SubParsersAction) -> None:

@@ -16,18 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from convnext_dense.complexity import Complexity, count_macs, count_params
-from convnext_dense.errors import ArgumentError
-from convnext_dense.models.roadmap import STEPS, Roadmap, Step
-from convnext_dense.speed import (
+from convnext_dense.bench.complexity import Complexity, count_macs, count_params
+from convnext_dense.bench.records import (
+    device_name,
+)
+from convnext_dense.bench.timing import (
     MIB,
     Size,
     saved_bytes,
     time_interleaved,
 )
-from convnext_dense.speed_records import (
-    device_name,
-)
+from convnext_dense.errors import ArgumentError
+from convnext_dense.models.roadmap import STEPS, Roadmap, Step
 
 ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
 PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from convnext_dense.doctor import installed_version
-from convnext_dense.speed import (
+from convnext_dense.bench.timing import (
     LIBRARIES,
     MIB,
     Conditions,
@@ -19,6 +18,7 @@ from convnext_dense.speed import (
     peak_bytes,
     time_interleaved,
 )
+from convnext_dense.doctor import installed_version
 
 
 def measure(
