@@ -31,7 +31,7 @@ names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device
 print(f"CUDA {torch.version.cuda}, {names or 'no GPU visible'}" if torch.version.cuda else "CPU build")
 """
 _TORCHVISION = "import torchvision; print(torchvision.__version__)"
-_OPS = "from convnext_dense.mm.ops import current_ops; print(current_ops())"
+_OPS = "from convnext_dense.mm.mmcv_ext import current_ops; print(current_ops())"
 _ZOO = "import convnext_dense.mm, mmdet.models, mmseg.models; print('mmdet and mmseg import')"
 _RESUME = """
 import pathlib, tempfile, torch, convnext_dense.mm

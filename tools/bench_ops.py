@@ -101,7 +101,7 @@ def seconds(run: Run) -> float:
 
 
 def compiled_ext() -> ModuleType | None:
-    from convnext_dense.mm.ops import install_ops
+    from convnext_dense.mm.mmcv_ext import install_ops
 
     return sys.modules["mmcv._ext"] if install_ops() == "mmcv" else None
 

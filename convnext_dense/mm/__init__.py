@@ -6,7 +6,7 @@
 # ruff: noqa: E402, F401
 # Before anything that may import mmcv.ops: mmdet and mmseg cannot even be
 # imported while ``mmcv._ext`` is missing.
-from convnext_dense.mm.ops import install_ops
+from convnext_dense.mm.mmcv_ext import install_ops
 
 install_ops()
 

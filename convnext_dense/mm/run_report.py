@@ -19,7 +19,7 @@ from convnext_dense.mm.benchmark import (
 )
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.inventory import newest_checkpoint
-from convnext_dense.mm.ops import current_ops
+from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.schedule import make_plan
 from convnext_dense.reports.curves import Log, read_log

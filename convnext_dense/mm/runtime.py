@@ -16,7 +16,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.data import check_data, set_data_root
 from convnext_dense.mm.hooks import FuseHook
-from convnext_dense.mm.ops import current_ops
+from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.processes import Launcher, select_device, start_processes
 from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained

@@ -15,7 +15,7 @@ from convnext_dense.mm.checkpoints import read_position
 from convnext_dense.mm.data import SPLITS, check_data
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.keeper import newest_checkpoint
-from convnext_dense.mm.ops import current_ops
+from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.runtime import Options, compile_backbone, open_config
 from convnext_dense.mm.settings import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from op_cases import features_like, loop_nms, loop_soft_nms, random_boxes, random_rois
 
-import convnext_dense.mm.ops as adapter
+import convnext_dense.mm.mmcv_ext as adapter
 from convnext_dense import ops
 
 adapter.install_ops()
@@ -87,7 +87,7 @@ def test_compiled_ops_that_do_not_load_count_as_absent(uninstalled, error):
 
 
 def test_without_mmcv_says_how_to_get_it():
-    code = "import sys; sys.modules['mmcv'] = None; import convnext_dense.mm.ops"  # the package installs
+    code = "import sys; sys.modules['mmcv'] = None; import convnext_dense.mm.mmcv_ext"  # the package installs
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert "make setup" in done.stderr.splitlines()[-1]

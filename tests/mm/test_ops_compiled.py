@@ -13,7 +13,7 @@ import torch
 from op_cases import ROI_CASES, features_like, random_boxes, random_rois
 
 from convnext_dense import ops
-from convnext_dense.mm.ops import _StandIn, install_ops
+from convnext_dense.mm.mmcv_ext import _StandIn, install_ops
 from convnext_dense.ops.backend import torchvision_ops
 
 if install_ops() != "mmcv":
