@@ -34,7 +34,7 @@ CORE = [path for path in files("convnext_dense") if "mm" not in path.relative_to
 
 def test_the_walk_sees_the_code():
     assert len(CORE) > 5
-    assert "mmengine.model.BaseModule" in imports_of(ROOT / "convnext_dense/mm/backbones.py")
+    assert "mmengine.model.BaseModule" in imports_of(ROOT / "convnext_dense/mm/models/backbones.py")
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)

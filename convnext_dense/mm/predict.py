@@ -20,8 +20,8 @@ from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.checkpoints import load_model
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.hooks import draw
+from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
-from convnext_dense.mm.windows import bound_predictions
 from convnext_dense.support.files import write_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.meta import LinspaceOnCpu
+from convnext_dense.mm.models.meta_device import LinspaceOnCpu
 
 SIZE = 256  # pixels; divisible by every stride up to 128
 STRIDES = (4, 8, 16, 32)  # of ConvNeXt's stages

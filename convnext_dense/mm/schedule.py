@@ -21,7 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.mm.meta import build_on_meta
+from convnext_dense.mm.models.meta_device import build_on_meta
 
 COCO_TRAIN_IMAGES = 117_266  # of train2017, those with a box of a known category
 

@@ -12,7 +12,7 @@ from published import RECIPES, ROOT, config, param_groups
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import ARCHS, list_configs
-from convnext_dense.mm.meta import build_on_meta
+from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.models.layer_decay import default_num_layers
 from convnext_dense.results import paper
 

@@ -21,7 +21,7 @@ PYRAMID = dict(type="SimpleFeaturePyramid", in_channels=8, out_channels=4)
 def test_the_type_builds_from_every_scope(scope):
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(MICRO)
-    assert isinstance(model, convnext_dense.mm.backbones.ConvNeXt)
+    assert isinstance(model, convnext_dense.mm.models.backbones.ConvNeXt)
     assert isinstance(model, BaseModule)
     assert isinstance(model, ConvNeXt)
 

@@ -9,7 +9,7 @@ from published import COCO_RECIPES, RECIPES, ROOT, config, param_groups
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense import ARCHS
-from convnext_dense.mm.meta import build_on_meta
+from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.models.layer_decay import default_num_layers
 from convnext_dense.results import paper
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import convnext_dense.mm
 import convnext_dense.mm.optim  # noqa: F401
-from convnext_dense.mm.backbones import ConvNeXt
+from convnext_dense.mm.models.backbones import ConvNeXt
 
 TINY = dict(depths=(1, 1, 4, 1), dims=(4, 8, 12, 16))
 

@@ -7,11 +7,11 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.structures import InstanceData
 
 import convnext_dense.mm
-import convnext_dense.mm.roadmap
+import convnext_dense.mm.models.roadmap
 from convnext_dense import CheckpointError, get_config
 from convnext_dense.checkpoints.roadmap import from_resnet
 from convnext_dense.mm.complexity import config_complexity
-from convnext_dense.mm.meta import build_on_meta
+from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.mm.settings import set_pretrained
 from convnext_dense.models import roadmap
 from convnext_dense.models.roadmap import STEPS, ResidualBlock
@@ -106,7 +106,9 @@ def test_a_public_resnet50_is_loaded_exactly_by_init_cfg(tmp_path):
 )
 def test_batch_norms_that_would_do_nothing_are_told(monkeypatch, step, norm_eval, told):
     lines = []
-    monkeypatch.setattr(convnext_dense.mm.roadmap, "print_log", lambda line, **kwargs: lines.append(line))
+    monkeypatch.setattr(
+        convnext_dense.mm.models.roadmap, "print_log", lambda line, **kwargs: lines.append(line)
+    )
     MODELS.build(dict(type="Roadmap", step=step, norm_eval=norm_eval)).init_weights()
     assert len(lines) == told
     assert all("its batch norms do nothing; give --pretrained PATH" in line for line in lines)

@@ -16,8 +16,8 @@ from waiting import HANGS
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet and mmseg are imported)
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
-from convnext_dense.mm import windows
-from convnext_dense.mm.tta import augmented_pipeline, set_tta
+from convnext_dense.mm.models import sliding_window
+from convnext_dense.mm.models.tta import augmented_pipeline, set_tta
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {"seg": "upernet_shapes", "det": "mask_rcnn_shapes"}
@@ -144,7 +144,7 @@ def segmentation_views(flips: list[bool], sizes: list[tuple[int, int]]) -> dict:
 def test_probabilities_are_those_of_mmsegs_own_model(segmentor, flips, sizes, monkeypatch):
     from mmseg.models import SegTTAModel
 
-    monkeypatch.setattr(windows, "BAND_BYTES", 5_000)
+    monkeypatch.setattr(sliding_window, "BAND_BYTES", 5_000)
     data = segmentation_views(flips, sizes)
     with torch.no_grad():
         theirs = SegTTAModel(segmentor).test_step(copy.deepcopy(data))

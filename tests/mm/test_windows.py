@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmseg is imported)
 from convnext_dense.errors import UserError
-from convnext_dense.mm import windows
-from convnext_dense.mm.windows import (
+from convnext_dense.mm.models import sliding_window
+from convnext_dense.mm.models.sliding_window import (
     BoundedPredict,
     bound_predictions,
     choose_window_batch,
@@ -114,7 +114,7 @@ def test_windows_with_gaps_are_refused():
     [((40, 30), (95, 71)), ((95, 71), (40, 30)), ((33, 20), (33, 47)), ((50, 20), (7, 20)), ((1, 9), (5, 9))],
 )
 def test_a_resize_in_bands_is_that_of_the_whole_map(size_in, size_out, align_corners, monkeypatch):
-    monkeypatch.setattr(windows, "BAND_BYTES", 2000)  # a few rows
+    monkeypatch.setattr(sliding_window, "BAND_BYTES", 2000)  # a few rows
     whole = torch.randn(1, 3, *size_in, generator=torch.Generator().manual_seed(1))
     expected = F.interpolate(whole, size_out, mode="bilinear", align_corners=align_corners)
     for sizes in (3, 1, 1000):
@@ -132,7 +132,7 @@ def test_bands_lose_their_padding(rows):
 @pytest.mark.parametrize("batch", [1, 3, None])
 @pytest.mark.parametrize("size", [(64, 96), (150, 201), (131, 97), (40, 50), (50, 260), (203, 64)])
 def test_logits_equal_mmsegs_one_by_one(model, size, batch, monkeypatch):
-    monkeypatch.setattr(windows, "BAND_BYTES", 30_000)
+    monkeypatch.setattr(sliding_window, "BAND_BYTES", 30_000)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = model.slide_inference(images, [meta(*size), meta(*size)])
@@ -157,7 +157,7 @@ def test_windows_go_through_the_network_in_equal_batches(model, monkeypatch):
     "more", [{}, dict(flip=True, flip_direction="horizontal"), dict(padding_size=[3, 5, 2, 9])]
 )
 def test_label_maps_equal_mmsegs(model, mode, more, monkeypatch):
-    monkeypatch.setattr(windows, "BAND_BYTES", 30_000)
+    monkeypatch.setattr(sliding_window, "BAND_BYTES", 30_000)
     model.test_cfg.mode = mode
     images = torch.randn(2, 3, 110, 141, generator=torch.Generator().manual_seed(3))
     metas = [meta(110, 141, **more) for _ in images]
@@ -176,7 +176,7 @@ def test_label_maps_equal_mmsegs(model, mode, more, monkeypatch):
 
 
 def test_vertical_flips_and_binary_maps(model, monkeypatch):
-    monkeypatch.setattr(windows, "BAND_BYTES", 8_000)
+    monkeypatch.setattr(sliding_window, "BAND_BYTES", 8_000)
     image = torch.randn(1, 3, 100, 120, generator=torch.Generator().manual_seed(4))
     entry = meta(100, 120, flip=True, flip_direction="vertical")
     predict = BoundedPredict(model, 4)

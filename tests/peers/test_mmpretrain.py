@@ -27,7 +27,7 @@ def test_a_classifier_of_mmpretrain():
             data_preprocessor=dict(mean=[123.675] * 3, std=[58.395] * 3, to_rgb=True, num_classes=3),
         )
     )
-    assert type(model.backbone).__module__ == "convnext_dense.mm.backbones"
+    assert type(model.backbone).__module__ == "convnext_dense.mm.models.backbones"
     wrapper = build_optim_wrapper(
         model,
         dict(

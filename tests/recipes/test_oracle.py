@@ -10,7 +10,7 @@ from published import config
 from recipes import oracle
 from whole_models import EVERY_RECIPE, GOLDEN, LOGITS_SAMPLED, ORIGINAL_HW, distance
 
-from convnext_dense.mm.meta import build_on_meta
+from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.mm.settings import set_plain_batch_norm
 
 # Mask R-CNN has the same parts as Cascade up to the proposals.

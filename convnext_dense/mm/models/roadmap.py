@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 from convnext_dense.checkpoints.roadmap import load_roadmap
-from convnext_dense.mm.backbones import ExactInit
+from convnext_dense.mm.models.backbones import ExactInit
 from convnext_dense.models import roadmap
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convnext_dense.errors import UserError
 from convnext_dense.mm.data import datasets_of
 from convnext_dense.mm.models.precision import to_float32
-from convnext_dense.mm.windows import BoundedPredict, free_memory
+from convnext_dense.mm.models.sliding_window import BoundedPredict, free_memory
 
 SEGMENTATION_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # as published for ADE20K
 DETECTION_RATIOS = (0.75, 1.0, 1.25)  # nothing is published
