@@ -10,7 +10,8 @@ from convnext_dense.mm.mmcv_ext import install_ops
 
 install_ops()
 
-from convnext_dense.mm import checkpoints, hooks, keeper, logs, loops, optim, tolerant
+from convnext_dense.mm import checkpoints, hooks, keeper, logs, loops, optim
+from convnext_dense.mm.datasets import repair
 from convnext_dense.mm.models import backbones, necks, registry, roadmap
 
 checkpoints.read_safely_in_mmengine()

@@ -34,7 +34,7 @@ from convnext_dense.evaluation.folder import (
     segmentation_metrics,
 )
 from convnext_dense.mm.complexity import config_complexity
-from convnext_dense.mm.data import datasets_of
+from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.metrics import SegmentationRecords
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.runtime import Options, load_config, testing_runner

@@ -18,7 +18,7 @@ from torch import nn
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.checkpoints import load_model
-from convnext_dense.mm.data import datasets_of
+from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.hooks import draw
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained

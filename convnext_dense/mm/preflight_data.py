@@ -20,8 +20,8 @@ from convnext_dense.data.check import PairCheck, Problem, find_files, gather, si
 from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
 from convnext_dense.data.image_io import PictureError, read_picture
 from convnext_dense.errors import DatasetNotFoundError, UserError
-from convnext_dense.mm import own_data
-from convnext_dense.mm.data import SPLITS, check_data, datasets_of, required_paths
+from convnext_dense.mm.datasets import custom_classes
+from convnext_dense.mm.datasets.paths import SPLITS, check_data, datasets_of, required_paths
 from convnext_dense.reports.preflight import Report
 
 OF_CONTENT = {
@@ -194,11 +194,11 @@ def check_images(items: Sequence[Item], name: str, bar: bool) -> tuple[list[Foun
 
 def _check_segmentation(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
     """Names by the checks that every run begins with, then the content of all files."""
-    structure, _, _ = own_data.check_dataset(cfg, data, 0.0)  # 0 s: names alone
+    structure, _, _ = custom_classes.check_dataset(cfg, data, 0.0)  # 0 s: names alone
     heads = cfg.model.decode_head
     head = heads[-1] if isinstance(heads, list | tuple) else heads
-    classes = max(head["num_classes"], len(own_data.class_names(data) or ()))
-    check = PairCheck(classes, head.get("ignore_index", 255), own_data.reduces_zero_label(data))
+    classes = max(head["num_classes"], len(custom_classes.class_names(data) or ()))
+    check = PairCheck(classes, head.get("ignore_index", 255), custom_classes.reduces_zero_label(data))
     faults, items = ImageFaults(), list(_pairs(data))
 
     def look(item: Item) -> None:

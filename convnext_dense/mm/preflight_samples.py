@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from torch.utils.data import Dataset
 
-from convnext_dense.mm.data import iter_datasets
+from convnext_dense.mm.datasets.paths import iter_datasets
 from convnext_dense.mm.preflight_shape import (
     Largest,
     UnknownSizeError,

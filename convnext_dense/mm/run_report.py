@@ -17,7 +17,7 @@ from convnext_dense.mm.benchmark import (
     run_protocol,
     versions,
 )
-from convnext_dense.mm.data import datasets_of
+from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.inventory import newest_checkpoint
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.runtime import Options, load_config

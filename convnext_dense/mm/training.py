@@ -12,11 +12,12 @@ from mmengine.runner import Runner
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.checkpoints import read_position
-from convnext_dense.mm.data import SPLITS, check_data
+from convnext_dense.mm.datasets.custom_classes import set_own_data
+from convnext_dense.mm.datasets.paths import SPLITS, check_data
+from convnext_dense.mm.datasets.repair import tolerate_bad_data
 from convnext_dense.mm.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.keeper import newest_checkpoint
 from convnext_dense.mm.mmcv_ext import current_ops
-from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.runtime import Options, compile_backbone, open_config
 from convnext_dense.mm.settings import (
     BatchRule,
@@ -27,7 +28,6 @@ from convnext_dense.mm.settings import (
     set_ema,
     set_pretrained,
 )
-from convnext_dense.mm.tolerant import tolerate_bad_data
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from convnext_dense.data.synthetic import make_shapes
-from convnext_dense.mm import checked_loading, tolerant
-from convnext_dense.mm.checked_loading import BadInputError
-from convnext_dense.mm.data import set_data_root
+from convnext_dense.mm.datasets import repair, transforms
+from convnext_dense.mm.datasets.paths import set_data_root
+from convnext_dense.mm.datasets.repair import set_tolerant_data, tolerate_bad_data
+from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.errors import explain
 from convnext_dense.mm.loops import STEP_LOOPS
 from convnext_dense.mm.runtime import load_config
-from convnext_dense.mm.tolerant import set_tolerant_data, tolerate_bad_data
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
 IMAGES = {"coco": "train2017", "ade20k": "images/training"}
@@ -32,7 +32,7 @@ MAPS = "annotations/training"
 
 @pytest.fixture(autouse=True)
 def nothing_pending():
-    checked_loading._pending.clear()
+    transforms._pending.clear()
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_mixed_images_report_in_the_mixture(shapes):
     np.random.seed(0)
     sample = dataset[0]["data_samples"]
     assert {path for path, _ in sample.bad_input} == {str(bad)}
-    assert "bad_input" not in dataset[3]["data_samples"].metainfo or not checked_loading._pending
+    assert "bad_input" not in dataset[3]["data_samples"].metainfo or not transforms._pending
 
 
 def test_other_loaders_are_left_alone(shapes):
@@ -515,7 +515,7 @@ def test_images_without_annotations_can_be_predicted(shapes):
 
 def test_other_formats_are_built_as_they_are(shapes, monkeypatch):
     lines = []
-    monkeypatch.setattr(tolerant, "_warn", lines.append)
+    monkeypatch.setattr(repair, "_warn", lines.append)
     path = shapes / "plain.json"
     path.write_text(json.dumps({"metainfo": {}, "data_list": [{"img_path": "a.jpg"}]}))
     dataset = dict(type="BaseDetDataset", ann_file=str(path), data_prefix=dict(img_path=""))

@@ -30,7 +30,7 @@ from convnext_dense.mm.benchmark import (
     run_protocol,
     task_of,
 )
-from convnext_dense.mm.data import set_data_root
+from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.results import paper

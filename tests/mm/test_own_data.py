@@ -12,10 +12,10 @@ from mmengine.config import Config
 from PIL import Image
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm import own_data
-from convnext_dense.mm.data import datasets_of, set_data_root
+from convnext_dense.mm.datasets import custom_classes
+from convnext_dense.mm.datasets.custom_classes import set_own_data
+from convnext_dense.mm.datasets.paths import datasets_of, set_data_root
 from convnext_dense.mm.errors import explain
-from convnext_dense.mm.own_data import set_own_data
 from convnext_dense.mm.runtime import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,7 +151,7 @@ def test_the_wrong_reading_of_zero_is_found_without_classes_too(streets):
 
 
 def test_large_data_are_sampled_in_time_and_the_note_says_so(streets, monkeypatch):
-    monkeypatch.setattr(own_data, "CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(custom_classes, "CHECK_SECONDS", -1.0)
     notes = set_own_data(segmentor(streets), "sky,road,car")
     assert notes[1] == "data: names of 3 label maps checked, contents of 0 drawn at random"
 
@@ -299,7 +299,7 @@ def test_missing_images_are_told_before_training(tmp_path):
 def test_a_large_annotation_file_is_not_parsed(tmp_path, monkeypatch):
     write_coco(tmp_path, ["nut", "bolt"])
     (tmp_path / "train2017/1.jpg").unlink()
-    monkeypatch.setattr(own_data, "COCO_BYTES", 10)
+    monkeypatch.setattr(custom_classes, "COCO_BYTES", 10)
     notes = set_own_data(detector(tmp_path, "mask_rcnn/convnext_t_3x"), None)
     assert (
         notes[1] == "data: entries of instances_train2017.json, instances_val2017.json not checked, too large"

@@ -22,8 +22,8 @@ from PIL import Image
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import preflight_steps
-from convnext_dense.mm.data import set_data_root
-from convnext_dense.mm.own_data import set_own_data
+from convnext_dense.mm.datasets.custom_classes import set_own_data
+from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.preflight import preflight
 from convnext_dense.mm.preflight_data import AT_ONCE, Item, _in_threads, check_everything
 from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of

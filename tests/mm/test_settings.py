@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from convnext_dense.errors import DatasetNotFoundError, UserError
-from convnext_dense.mm.data import check_data, set_data_root
+from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.errors import explain, one_line_errors
 from convnext_dense.mm.processes import select_device, start_processes
 from convnext_dense.mm.runtime import load_config

@@ -9,8 +9,8 @@ import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from convnext_dense.mm.datasets.resumable_loader import StepLoader
 from convnext_dense.mm.interrupts import Interrupts
-from convnext_dense.mm.step_loader import StepLoader
 
 
 class Draws(Dataset):

@@ -20,7 +20,7 @@ from published import DATA, config
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense.data import synthetic
-from convnext_dense.mm.data import datasets_of
+from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.settings import set_plain_batch_norm
 
 GOLDEN = DATA / "golden_steps.json"

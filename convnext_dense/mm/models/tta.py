@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.data import datasets_of
+from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.models.precision import to_float32
 from convnext_dense.mm.models.sliding_window import BoundedPredict, free_memory
 

@@ -26,7 +26,7 @@ from convnext_dense.data.check import (
     select_categories,
 )
 from convnext_dense.errors import UserError
-from convnext_dense.mm.data import SPLITS, datasets_of, required_paths
+from convnext_dense.mm.datasets.paths import SPLITS, datasets_of, required_paths
 
 CHECK_SECONDS = 10.0  # for the contents of all label maps together; names are always checked
 COCO_BYTES = 100 << 20  # a larger annotation file takes seconds to parse: only its categories are read

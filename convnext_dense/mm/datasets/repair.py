@@ -1,7 +1,7 @@
 """Training goes on with bad files and annotations, counted and named; evaluation and ``--strict-data`` stop.
 
 The loaders of a config get a checked dataset around each dataset and checked transforms in place of mmcv's
-(:mod:`convnext_dense.mm.checked_loading`). This is done to the runner, behind the config: the one that goes
+(:mod:`convnext_dense.mm.datasets.transforms`). This is done to the runner, behind the config: the one that goes
 to the work folder stays as the user wrote it, and works in the toolboxes' own tools.
 """
 
@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from convnext_dense.data.check import size_on_disk
 from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
-from convnext_dense.mm.checked_loading import FIELD, BadInputError, OnFault, samples_of
-from convnext_dense.mm.data import SPLITS
+from convnext_dense.mm.datasets.paths import SPLITS
+from convnext_dense.mm.datasets.transforms import FIELD, BadInputError, OnFault, samples_of
 from convnext_dense.support.files import write_text
 
 PREFIXES = ("mmengine.", "mmcv.", "mmdet.", "mmseg.", "mmpretrain.")
