@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
+from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.models.sliding_window import BoundedPredict
-from convnext_dense.mm.settings import set_plain_batch_norm
 
 GOLDEN = json.loads((DATA / "golden_whole_models.json").read_text())
 # Models of size B and L take minutes and up to 10 GB; they run where this is set.

@@ -3,9 +3,9 @@
 import argparse
 import json
 
+from convnext_dense.mm.config.lr_plan import GroupPlan, Plan, draw, make_plan
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.runtime import load_config
-from convnext_dense.mm.schedule import GroupPlan, Plan, draw, make_plan
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.edit import has_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import SPLITS
 from convnext_dense.mm.datasets.repair import set_tolerant_data
 from convnext_dense.mm.errors import explain
@@ -37,7 +38,6 @@ from convnext_dense.mm.preflight_steps import (
 )
 from convnext_dense.mm.preflight_weights import checkpoint_bytes, load, wrap
 from convnext_dense.mm.runtime import compile_backbone
-from convnext_dense.mm.settings import has_batch_norm, set_pretrained
 from convnext_dense.reports.preflight import (
     Length,
     Pace,

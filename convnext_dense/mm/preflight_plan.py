@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from convnext_dense.mm.schedule import make_plan
+from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.reports.preflight import Disk, Length, evaluations, regular_checkpoints
 
 

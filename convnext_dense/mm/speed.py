@@ -180,7 +180,7 @@ def build_model(name: str, memory: str = "lean") -> nn.Module:
     """Detector or segmentor of a recipe with random weights, its batch norms for one process."""
     from mmengine.registry import MODELS, init_default_scope
 
-    from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
+    from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 
     cfg = copy.deepcopy(config_of(name))
     set_pretrained(cfg, "none")

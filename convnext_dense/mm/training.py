@@ -12,14 +12,7 @@ from mmengine.runner import Runner
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.checkpoints import read_position
-from convnext_dense.mm.datasets.custom_classes import set_own_data
-from convnext_dense.mm.datasets.paths import SPLITS, check_data
-from convnext_dense.mm.datasets.repair import tolerate_bad_data
-from convnext_dense.mm.hooks import FuseHook, LoaderHook
-from convnext_dense.mm.keeper import newest_checkpoint
-from convnext_dense.mm.mmcv_ext import current_ops
-from convnext_dense.mm.runtime import Options, compile_backbone, open_config
-from convnext_dense.mm.settings import (
+from convnext_dense.mm.config.edit import (
     BatchRule,
     has_batch_norm,
     set_amp,
@@ -28,6 +21,13 @@ from convnext_dense.mm.settings import (
     set_ema,
     set_pretrained,
 )
+from convnext_dense.mm.datasets.custom_classes import set_own_data
+from convnext_dense.mm.datasets.paths import SPLITS, check_data
+from convnext_dense.mm.datasets.repair import tolerate_bad_data
+from convnext_dense.mm.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.keeper import newest_checkpoint
+from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.mm.runtime import Options, compile_backbone, open_config
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrainOptions(Options):
         pretrained: backbone weights (path or URL), ``"none"`` for random ones.
         seed: of every random number generator; ``None`` draws one, or takes the resumed run's.
         batch: what to do where the recipe's batch is not that of one step;
-            see :func:`convnext_dense.mm.settings.set_batch`.
+            see :func:`convnext_dense.mm.config.edit.set_batch`.
         ema: momentum of an average of the weights, which is evaluated and saved; ``None`` for none.
         keep: regular checkpoints to keep; ``None`` as the config has it.
         save_best: metric whose best checkpoint is kept, too.

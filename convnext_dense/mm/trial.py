@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.settings import set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 
 # Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller one is enough.
 SIZE = {"mmseg": 64}

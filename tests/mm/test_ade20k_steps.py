@@ -15,8 +15,8 @@ from published import ROOT, config
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import list_configs
+from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.models.meta_device import build_on_meta
-from convnext_dense.mm.settings import set_plain_batch_norm
 
 ALL = [name for name in list_configs() if name.startswith("upernet/")]
 # The others differ from these in depth and width. They run on the meta device, at the crop of the recipe,

@@ -30,9 +30,9 @@ from convnext_dense.mm.benchmark import (
     run_protocol,
     task_of,
 )
+from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.runtime import Options, load_config
-from convnext_dense.mm.settings import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record, read_records
 
@@ -345,9 +345,9 @@ def test_an_evaluator_that_is_neither_is_refused():
 def test_mlflow_writes_into_the_work_folder_or_to_the_server_that_the_environment_names(
     monkeypatch, tmp_path
 ):
-    from convnext_dense.mm import settings
+    from convnext_dense.mm.config import edit
 
-    monkeypatch.setattr(settings, "find_spec", lambda name: object())
+    monkeypatch.setattr(edit, "find_spec", lambda name: object())
     for server, expected in ((None, f"sqlite:///{tmp_path / 'run/mlflow.db'}"), ("http://s:5", "http://s:5")):
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         if server:
@@ -359,9 +359,9 @@ def test_mlflow_writes_into_the_work_folder_or_to_the_server_that_the_environmen
 
 @pytest.mark.parametrize(("log", "backend"), [("wandb", "WandbVisBackend"), ("mlflow", "MLflowVisBackend")])
 def test_another_log_joins_tensorboard(monkeypatch, log, backend):
-    from convnext_dense.mm import settings
+    from convnext_dense.mm.config import edit
 
-    monkeypatch.setattr(settings, "find_spec", lambda name: object())
+    monkeypatch.setattr(edit, "find_spec", lambda name: object())
     cfg = Config(dict())
     for _ in range(2):
         set_backends(cfg, log)
@@ -369,7 +369,7 @@ def test_another_log_joins_tensorboard(monkeypatch, log, backend):
         assert kinds == ["LocalVisBackend", "TensorboardVisBackend", backend]
     assert cfg.visualizer.type == "Visualizer"
     assert [hook.type for hook in cfg.custom_hooks] == ["GroupRatesHook"]
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    monkeypatch.setattr(edit, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=f"pip install {log}"):
         set_backends(Config(dict()), log)
     with pytest.raises(UserError, match="use one of wandb, mlflow"):

@@ -5,7 +5,7 @@ import json
 import pytest
 from published import param_groups, run_tool
 
-from convnext_dense.mm.schedule import summarise_names
+from convnext_dense.mm.config.lr_plan import summarise_names
 
 
 def test_json_and_plot(tmp_path):

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from published import COCO_RECIPES, RECIPES, config
 from torch import nn
 
-from convnext_dense.mm.schedule import run_length, simulate
+from convnext_dense.mm.config.lr_plan import run_length, simulate
 from convnext_dense.results import paper
 
 ITERS_PER_EPOCH = 7330  # 117,266 images, 8 GPUs, 2 images each

@@ -6,11 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from convnext_dense.errors import DatasetNotFoundError, UserError
-from convnext_dense.mm.datasets.paths import check_data, set_data_root
-from convnext_dense.mm.errors import explain, one_line_errors
-from convnext_dense.mm.processes import select_device, start_processes
-from convnext_dense.mm.runtime import load_config
-from convnext_dense.mm.settings import (
+from convnext_dense.mm.config.edit import (
     batches_of_step,
     set_amp,
     set_backends,
@@ -20,6 +16,10 @@ from convnext_dense.mm.settings import (
     set_plain_batch_norm,
     set_pretrained,
 )
+from convnext_dense.mm.datasets.paths import check_data, set_data_root
+from convnext_dense.mm.errors import explain, one_line_errors
+from convnext_dense.mm.processes import select_device, start_processes
+from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.training import run_summary
 
 DATASET = dict(

@@ -20,8 +20,8 @@ from published import DATA, config
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense.data import synthetic
+from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.datasets.paths import datasets_of
-from convnext_dense.mm.settings import set_plain_batch_norm
 
 GOLDEN = DATA / "golden_steps.json"
 RECIPES = {"demo/mask_rcnn_shapes": "coco", "demo/upernet_shapes": "ade20k"}

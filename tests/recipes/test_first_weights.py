@@ -21,7 +21,7 @@ from torch import nn
 from whole_models import EVERY_RECIPE
 
 from convnext_dense import list_configs
-from convnext_dense.mm.settings import set_plain_batch_norm
+from convnext_dense.mm.config.edit import set_plain_batch_norm
 
 RELEASED = json.loads((DATA / "first_weights.json").read_text())
 ALL = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/", "upernet/"))]

@@ -10,8 +10,8 @@ from published import config
 from recipes import oracle
 from whole_models import EVERY_RECIPE, GOLDEN, LOGITS_SAMPLED, ORIGINAL_HW, distance
 
+from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.models.meta_device import build_on_meta
-from convnext_dense.mm.settings import set_plain_batch_norm
 
 # Mask R-CNN has the same parts as Cascade up to the proposals.
 SMALL = ["cascade/convnext_t_3x", "upernet/convnext_t_512_160k"]

@@ -21,11 +21,11 @@ from published import config
 from torch.utils._python_dispatch import TorchDispatchMode  # no public hook sees every operation
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
+from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.models.float32 import METHODS, WITHOUT_SUBCLASS
 from convnext_dense.mm.models.precision import full_precision, to_float32
 from convnext_dense.mm.models.registry import MODELS, SCOPE
 from convnext_dense.mm.models.tta import DetectionTTA, SegmentationTTA
-from convnext_dense.mm.settings import set_plain_batch_norm
 
 HALF = [torch.float16, torch.bfloat16]
 STRIDES = [4, 8, 16, 32]
