@@ -19,7 +19,7 @@ from ranks import ROOT, make_noise, run_as_rank, torchrun
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import runtime
-from convnext_dense.mm.metrics import SegmentationRecords
+from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.support.seeding import STEP, seed_all
 
