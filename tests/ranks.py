@@ -53,7 +53,7 @@ def torchrun(*command: object, folder: Path, restarts: int = 0) -> str:
 
 def run_as_rank(worker: Callable[[Path], None]) -> None:
     """Run ``worker`` in the folder that the command names, as the tools run a training."""
-    from convnext_dense.mm.processes import leaving_together
+    from convnext_dense.mm.engine.launch import leaving_together
 
     with leaving_together():
         worker(Path(sys.argv[1]))

@@ -23,8 +23,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.models.sliding_window import BoundedPredict
-from convnext_dense.mm.runtime import load_config
 
 
 class LargestTensor(TorchDispatchMode):

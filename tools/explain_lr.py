@@ -4,8 +4,8 @@ import argparse
 import json
 
 from convnext_dense.mm.config.lr_plan import GroupPlan, Plan, draw, make_plan
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.runtime import load_config
 
 
 def main() -> None:

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
+from convnext_dense.mm.engine.hooks import PicturesHook
+from convnext_dense.mm.engine.launch import leaving_together
+from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.hooks import PicturesHook
-from convnext_dense.mm.processes import leaving_together
-from convnext_dense.mm.runtime import testing_runner
 from convnext_dense.support.files import write_json
 
 

@@ -10,8 +10,9 @@ from convnext_dense.mm.mmcv_ext import install_ops
 
 install_ops()
 
-from convnext_dense.mm import checkpoints, hooks, keeper, logs, loops, optim
+from convnext_dense.mm import logs
 from convnext_dense.mm.datasets import repair
+from convnext_dense.mm.engine import checkpoint_io, checkpoints, hooks, loops, optimizer
 from convnext_dense.mm.models import backbones, necks, registry, roadmap
 
 checkpoints.read_safely_in_mmengine()

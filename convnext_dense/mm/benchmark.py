@@ -35,9 +35,9 @@ from convnext_dense.evaluation.folder import (
 )
 from convnext_dense.mm.complexity import config_complexity
 from convnext_dense.mm.datasets.paths import datasets_of
+from convnext_dense.mm.engine.runner import Options, load_config, testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.mm.mmcv_ext import current_ops
-from convnext_dense.mm.runtime import Options, load_config, testing_runner
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
 from convnext_dense.results.records import (

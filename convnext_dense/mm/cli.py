@@ -5,18 +5,18 @@ from typing import get_args
 
 from mmengine.config import DictAction
 
-from convnext_dense.mm.processes import Launcher
-from convnext_dense.mm.runtime import Options
+from convnext_dense.mm.engine.launch import Launcher
+from convnext_dense.mm.engine.runner import Options
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Config and the options of :class:`convnext_dense.mm.runtime.Options`."""
+    """Config and the options of :class:`convnext_dense.mm.engine.runner.Options`."""
     parser.add_argument("config", help="path of a config, or a recipe's name such as cascade/convnext_b_3x")
     add_run_arguments(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of :class:`convnext_dense.mm.runtime.Options` alone."""
+    """The options of :class:`convnext_dense.mm.engine.runner.Options` alone."""
     parser.add_argument(
         "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<recipe>)"
     )

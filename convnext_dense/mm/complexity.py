@@ -19,8 +19,8 @@ from convnext_dense.bench.complexity import (
     count_params,
 )
 from convnext_dense.errors import ArgumentError
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.models.meta_device import build_on_meta
-from convnext_dense.mm.runtime import load_config
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
 

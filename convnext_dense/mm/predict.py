@@ -17,10 +17,10 @@ from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
-from convnext_dense.mm.checkpoints import load_model
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import datasets_of
-from convnext_dense.mm.hooks import draw
+from convnext_dense.mm.engine.checkpoints import load_model
+from convnext_dense.mm.engine.hooks import draw
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.support.files import write_json
 

@@ -25,6 +25,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import has_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import SPLITS
 from convnext_dense.mm.datasets.repair import set_tolerant_data
+from convnext_dense.mm.engine.runner import compile_backbone
 from convnext_dense.mm.errors import explain
 from convnext_dense.mm.preflight_data import check_everything
 from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
@@ -37,7 +38,6 @@ from convnext_dense.mm.preflight_steps import (
     measure_steps,
 )
 from convnext_dense.mm.preflight_weights import checkpoint_bytes, load, wrap
-from convnext_dense.mm.runtime import compile_backbone
 from convnext_dense.reports.preflight import (
     Length,
     Pace,

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
 from torch import Tensor, nn
 
-from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
+from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
 
 
 def load(model: nn.Module, cfg: Config) -> tuple[str, int]:

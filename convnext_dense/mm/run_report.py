@@ -19,9 +19,9 @@ from convnext_dense.mm.benchmark import (
 )
 from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.mm.datasets.paths import datasets_of
+from convnext_dense.mm.engine.runner import Options, load_config
 from convnext_dense.mm.inventory import newest_checkpoint
 from convnext_dense.mm.mmcv_ext import current_ops
-from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.reports.curves import Log, read_log
 from convnext_dense.reports.html import Group, RunReport, build_page
 from convnext_dense.results import paper

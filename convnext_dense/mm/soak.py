@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
-from convnext_dense.mm.checkpoints import read_checkpoint
-from convnext_dense.mm.keeper import DONE, newest_checkpoint
+from convnext_dense.mm.engine.checkpoint_io import DONE, newest_checkpoint
+from convnext_dense.mm.engine.checkpoints import read_checkpoint
 from convnext_dense.support.files import write_text
 
 TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"

@@ -12,7 +12,7 @@ from torch import nn
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.datasets.paths import check_data, datasets_of, set_data_root
-from convnext_dense.mm.runtime import load_config
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.speed import build_model, detect
 
 

@@ -11,7 +11,6 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.checkpoints import read_position
 from convnext_dense.mm.config.edit import (
     BatchRule,
     has_batch_norm,
@@ -24,10 +23,11 @@ from convnext_dense.mm.config.edit import (
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import SPLITS, check_data
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
-from convnext_dense.mm.hooks import FuseHook, LoaderHook
-from convnext_dense.mm.keeper import newest_checkpoint
+from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
+from convnext_dense.mm.engine.checkpoints import read_position
+from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.engine.runner import Options, compile_backbone, open_config
 from convnext_dense.mm.mmcv_ext import current_ops
-from convnext_dense.mm.runtime import Options, compile_backbone, open_config
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def training_config(
     notes.append(set_ema(cfg, options.ema))
     set_checkpoints(cfg, options.keep, options.save_best, options.checkpoint_minutes)
     if options.fsdp:
-        from convnext_dense.mm.sharding import set_fsdp  # needs a torch that is built with distributed
+        from convnext_dense.mm.engine.fsdp import set_fsdp  # needs a torch that is built with distributed
 
         notes.append(set_fsdp(cfg, dist.get_world_size(), options.compile))
     return cfg, [*run_summary(cfg, dist.get_world_size()), *filter(None, notes)]

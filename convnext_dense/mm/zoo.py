@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, get_args
 from mmengine.config import Config
 from tqdm import tqdm
 
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.probe import RefusedError
-from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.swap import swap_backbone
 from convnext_dense.mm.trial import try_model
 

@@ -21,9 +21,9 @@ from convnext_dense.mm.datasets import repair, transforms
 from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.datasets.repair import set_tolerant_data, tolerate_bad_data
 from convnext_dense.mm.datasets.transforms import BadInputError
+from convnext_dense.mm.engine.loops import STEP_LOOPS
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain
-from convnext_dense.mm.loops import STEP_LOOPS
-from convnext_dense.mm.runtime import load_config
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
 IMAGES = {"coco": "train2017", "ade20k": "images/training"}

@@ -20,7 +20,7 @@ import convnext_dense.mm  # noqa: F401
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.mm import benchmark, inventory, run_report, runtime
+from convnext_dense.mm import benchmark, inventory, run_report
 from convnext_dense.mm.benchmark import (
     Job,
     config_hash,
@@ -32,7 +32,8 @@ from convnext_dense.mm.benchmark import (
 )
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import set_data_root
-from convnext_dense.mm.runtime import Options, load_config
+from convnext_dense.mm.engine import runner
+from convnext_dense.mm.engine.runner import Options, load_config
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record, read_records
 
@@ -115,7 +116,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
         return samples
 
     def runner_of(*arguments):
-        runner = runtime.testing_runner(*arguments)
+        runner = runner.testing_runner(*arguments)
         runner.model.test_step = predict
         return runner
 
@@ -149,7 +150,7 @@ def test_a_segmentor_is_judged_as_mmseg_judges_it(shapes, weights, tmp_path, mon
     said = {}
 
     def runner_of(*arguments):
-        runner = runtime.testing_runner(*arguments)
+        runner = runner.testing_runner(*arguments)
         test = runner.test
         runner.test = lambda: said.update(test())
         return runner

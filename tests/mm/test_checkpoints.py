@@ -11,7 +11,7 @@ from torch import nn
 
 import convnext_dense.mm  # noqa: F401  (makes mmengine read safely)
 from convnext_dense import CheckpointError
-from convnext_dense.mm.checkpoints import load_model
+from convnext_dense.mm.engine.checkpoints import load_model
 
 
 def test_a_training_state_of_mmengine_reads_back(tmp_path):

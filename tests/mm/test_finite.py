@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 from torch import nn
 
-from convnext_dense.mm.finite import FiniteGuard, NotFiniteError, plain, refuse_bad_gradients
+from convnext_dense.mm.engine.nan_guard import FiniteGuard, NotFiniteError, plain, refuse_bad_gradients
 
 
 class Net(BaseModel):

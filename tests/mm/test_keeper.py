@@ -8,8 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convnext_dense.mm import keeper
-from convnext_dense.mm.keeper import AtomicBackend, DiskFullError, newest_checkpoint, resume_command
+from convnext_dense.mm.engine import checkpoint_io
+from convnext_dense.mm.engine.checkpoint_io import (
+    AtomicBackend,
+    DiskFullError,
+    newest_checkpoint,
+    resume_command,
+)
 from convnext_dense.support.files import replacing
 
 
@@ -76,7 +81,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_nothing_is_removed_before_it_is_carried_out(tmp_path):
     first, second = save(tmp_path / "a.pth", 1), save(tmp_path / "b.pth", 2)
-    removal = keeper._LaterRemoval()
+    removal = checkpoint_io._LaterRemoval()
     removal.remove(str(first))
     removal.remove(str(second))
     assert first.exists() and second.exists()

@@ -11,7 +11,7 @@ from published import RECIPES, param_groups
 from torch import nn
 
 import convnext_dense.mm
-import convnext_dense.mm.optim  # noqa: F401
+import convnext_dense.mm.engine.optimizer  # noqa: F401
 from convnext_dense.mm.models.backbones import ConvNeXt
 
 TINY = dict(depths=(1, 1, 4, 1), dims=(4, 8, 12, 16))

@@ -15,8 +15,8 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.datasets import custom_classes
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import datasets_of, set_data_root
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain
-from convnext_dense.mm.runtime import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

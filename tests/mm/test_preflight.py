@@ -25,6 +25,7 @@ from convnext_dense.mm import preflight_steps
 from convnext_dense.mm.config.edit import set_amp, set_batch, set_checkpoints, set_pretrained
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import set_data_root
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.preflight import preflight
 from convnext_dense.mm.preflight_data import AT_ONCE, Item, _in_threads, check_everything
 from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
@@ -38,7 +39,6 @@ from convnext_dense.mm.preflight_shape import (
     run_sizes,
 )
 from convnext_dense.mm.preflight_steps import confirmed, measure_steps, timed_peak
-from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.reports.preflight import Report, memory_line

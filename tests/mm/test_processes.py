@@ -7,8 +7,8 @@ import torch
 from mmengine import dist
 from ranks import gloo_threads
 
-from convnext_dense.mm.interrupts import Interrupted
-from convnext_dense.mm.processes import leaving_together
+from convnext_dense.mm.engine.launch import leaving_together
+from convnext_dense.mm.engine.signals import Interrupted
 
 
 def train_as_a_runner_does(signum: int | None) -> None:

@@ -12,7 +12,7 @@ import torch
 from mmengine.registry import MODELS
 
 from convnext_dense import CheckpointError, get_config
-from convnext_dense.mm.checkpoints import load_model, whole_model_state
+from convnext_dense.mm.engine.checkpoints import load_model, whole_model_state
 from convnext_dense.mm.models.meta_device import build_on_meta
 
 MODELS_BY_NAME = {

@@ -20,7 +20,7 @@ from published import DATA, ROOT
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import benchmark, reproduce
-from convnext_dense.mm.runtime import load_config
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.results import paper, records
 from convnext_dense.results.records import read_records
 

@@ -12,10 +12,10 @@ from mmengine.registry import MODELS, init_default_scope
 from convnext_dense import ConvNeXt
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.layers import fused_block
-from convnext_dense.mm import runtime
-from convnext_dense.mm.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.engine import runner
+from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.engine.runner import Options, load_config
 from convnext_dense.mm.predict import Predictor
-from convnext_dense.mm.runtime import Options, load_config
 from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models import compile
 
@@ -56,7 +56,7 @@ def outputs_of(case, tmp_path, name: str, **kwargs):
     options = Options(
         work_dir=str(tmp_path / name), data_root=str(data), device="cpu", **kwargs.pop("more", {})
     )
-    runner = runtime.testing_runner(recipe, checkpoint, options, **kwargs)
+    runner = runner.testing_runner(recipe, checkpoint, options, **kwargs)
     seen = []
     forward = runner.model.backbone.register_forward_hook(lambda _m, _a, out: seen.append(out))
     runner.test()
@@ -139,7 +139,7 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
     torch._dynamo.reset()
     outcomes = []
     monkeypatch.setattr(
-        "convnext_dense.mm.runtime.compile_in_place",
+        "convnext_dense.mm.engine.runner.compile_in_place",
         lambda module, dynamic: outcomes.append(compile.compile_in_place(module, dynamic, "eager")),
     )
     runner, _ = outputs_of(case, tmp_path, "compiled", more=dict(compile=True))

@@ -10,7 +10,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from convnext_dense.mm.datasets.resumable_loader import StepLoader
-from convnext_dense.mm.interrupts import Interrupts
+from convnext_dense.mm.engine.signals import Interrupts
 
 
 class Draws(Dataset):

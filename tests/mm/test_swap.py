@@ -12,8 +12,8 @@ from torch import nn
 
 from convnext_dense import ARCHS
 from convnext_dense.mm.consumers import new_list, new_number
+from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, probe
-from convnext_dense.mm.runtime import load_config
 from convnext_dense.mm.swap import learning_rate, swap_backbone
 from convnext_dense.mm.swap_file import default_output, format_changes, literal, write_config
 from convnext_dense.mm.swap_heads import float32_changes

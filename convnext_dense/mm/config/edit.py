@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.loops import STEP_LOOPS
+from convnext_dense.mm.engine.loops import STEP_LOOPS
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]
 
@@ -137,7 +137,7 @@ def set_ema(cfg: Config, momentum: float | None) -> str | None:
 
 
 def set_checkpoints(cfg: Config, keep: int | None, best: str | None, minutes: float) -> None:
-    """Checkpoints by :class:`convnext_dense.mm.keeper.CheckpointKeeper`.
+    """Checkpoints by :class:`convnext_dense.mm.engine.checkpoint_io.CheckpointKeeper`.
 
     Args:
         cfg: changed in place.

@@ -13,16 +13,16 @@ from mmengine.runner import Runner
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
-from convnext_dense.mm.hooks import FuseHook
+from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
+from convnext_dense.mm.engine.hooks import FuseHook
+from convnext_dense.mm.engine.launch import Launcher, select_device, start_processes
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.tta import set_tta
-from convnext_dense.mm.processes import Launcher, select_device, start_processes
 from convnext_dense.models.compile import compile_in_place
 from convnext_dense.recipes import config_path, run_name
 

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.runtime import DenseRunner
+from convnext_dense.mm.engine.runner import DenseRunner
 from convnext_dense.models.convnext import Block, resolve_with_cp
 
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")

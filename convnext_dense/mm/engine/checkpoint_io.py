@@ -16,9 +16,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from convnext_dense.errors import CheckpointError, UserError
-from convnext_dense.mm.checkpoints import read_checkpoint, read_position
-from convnext_dense.mm.interrupts import Interrupted
-from convnext_dense.mm.loops import StepLoop
+from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_position
+from convnext_dense.mm.engine.loops import StepLoop
+from convnext_dense.mm.engine.signals import Interrupted
 from convnext_dense.support.files import replacing
 
 RECENT = "recent.pth"

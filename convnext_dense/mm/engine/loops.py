@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from convnext_dense.mm.datasets.resumable_loader import StepLoader
-from convnext_dense.mm.finite import FiniteGuard, refuse_bad_gradients
-from convnext_dense.mm.hooks import FuseHook
-from convnext_dense.mm.interrupts import Interrupted, Interrupts
+from convnext_dense.mm.engine.hooks import FuseHook
+from convnext_dense.mm.engine.nan_guard import FiniteGuard, refuse_bad_gradients
+from convnext_dense.mm.engine.signals import Interrupted, Interrupts
 from convnext_dense.support.seeding import STEP, seed_all
 
 STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}

@@ -15,7 +15,7 @@ from mmengine.device import utils as mmengine_device
 from torch.distributed.rendezvous import rendezvous
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.interrupts import Interrupted
+from convnext_dense.mm.engine.signals import Interrupted
 
 Launcher = Literal["none", "pytorch", "slurm"]
 
