@@ -14,8 +14,8 @@ from pathlib import Path
 from convnext_dense.bench.complexity import format_table
 from convnext_dense.errors import UserError
 from convnext_dense.mm import benchmark
+from convnext_dense.mm.apis.options import add_run_arguments, common_options
 from convnext_dense.mm.benchmark import Job
-from convnext_dense.mm.cli import add_run_arguments, common_options
 from convnext_dense.mm.complexity import compare, countable_rows
 from convnext_dense.mm.errors import explain, one_line_errors
 from convnext_dense.mm.inventory import LeftOut, checkpoint_folders, jobs_on_disk, single_job

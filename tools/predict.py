@@ -8,9 +8,9 @@ from mmengine.config import DictAction
 from tqdm import tqdm
 
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
+from convnext_dense.mm.apis.predict import Predictor, find_images, predict_images
 from convnext_dense.mm.engine.runner import load_config, select_device
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.predict import Predictor, find_images, predict_images
 
 
 def predict(args: argparse.Namespace) -> None:

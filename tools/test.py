@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
+from convnext_dense.mm.apis.options import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.engine.hooks import PicturesHook
 from convnext_dense.mm.engine.launch import leaving_together
 from convnext_dense.mm.engine.runner import testing_runner

@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from convnext_dense.mm.cli import add_common_arguments, add_compile_argument, common_options
+from convnext_dense.mm.apis.options import add_common_arguments, add_compile_argument, common_options
+from convnext_dense.mm.apis.train import TrainOptions, training_preflight, training_runner
 from convnext_dense.mm.config.edit import LOGS
 from convnext_dense.mm.engine.launch import leaving_together
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.training import TrainOptions, training_preflight, training_runner
 
 OWN = (
     "resume",

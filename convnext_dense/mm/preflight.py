@@ -57,7 +57,7 @@ def preflight(
     written, but for weights that have to be downloaded, which go where the run will look for them.
 
     Args:
-        cfg: as :func:`convnext_dense.mm.training.training_runner` builds its runner from.
+        cfg: as :func:`convnext_dense.mm.apis.train.training_runner` builds its runner from.
         strict: ``--strict-data``.
         compiled: ``--compile``.
         tell: prints a line of the report.

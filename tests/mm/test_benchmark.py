@@ -379,7 +379,7 @@ def test_another_log_joins_tensorboard(monkeypatch, log, backend):
 
 def test_training_logs_the_rate_of_every_layer(shapes, tmp_path):
     """Against the decay by hand: three stages of one block and one of three make layers 0 to 5."""
-    from convnext_dense.mm.training import TrainOptions, training_runner
+    from convnext_dense.mm.apis.train import TrainOptions, training_runner
 
     overrides = {
         "train_cfg.max_iters": 2,

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from published import config
 
 from convnext_dense.data import synthetic
-from convnext_dense.mm.training import TrainOptions, training_config
+from convnext_dense.mm.apis.train import TrainOptions, training_config
 
 NAME = "demo/mask_rcnn_coco_tiny"
 RECIPE = "mask_rcnn/convnext_t_3x"

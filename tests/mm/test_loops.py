@@ -10,11 +10,11 @@ from mmengine.hooks import Hook
 from torch.utils._pytree import tree_leaves
 
 from convnext_dense.data.synthetic import make_shapes
+from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.engine.checkpoint_io import _LaterRemoval, newest_checkpoint
 from convnext_dense.mm.engine.checkpoints import read_checkpoint
 from convnext_dense.mm.engine.nan_guard import NotFiniteError
 from convnext_dense.mm.engine.signals import Interrupted
-from convnext_dense.mm.training import TrainOptions, training_runner
 
 SEGMENTOR = "demo/upernet_shapes"
 DIMS = [8, 16, 24, 32]

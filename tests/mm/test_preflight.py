@@ -22,6 +22,7 @@ from PIL import Image
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm import preflight_steps
+from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.edit import set_amp, set_batch, set_checkpoints, set_pretrained
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import set_data_root
@@ -39,7 +40,6 @@ from convnext_dense.mm.preflight_shape import (
     run_sizes,
 )
 from convnext_dense.mm.preflight_steps import confirmed, measure_steps, timed_peak
-from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.reports.preflight import Report, memory_line
 

@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from convnext_dense.errors import DatasetNotFoundError, UserError
+from convnext_dense.mm.apis.train import run_summary
 from convnext_dense.mm.config.edit import (
     batches_of_step,
     set_amp,
@@ -20,7 +21,6 @@ from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.engine.launch import select_device, start_processes
 from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain, one_line_errors
-from convnext_dense.mm.training import run_summary
 
 DATASET = dict(
     type="CocoDataset", data_root="data/coco/", ann_file="annotations/a.json", data_prefix=dict(img="train/")

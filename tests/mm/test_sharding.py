@@ -61,7 +61,7 @@ def worker(folder: Path) -> None:
     """Train with DDP, then with FSDP and recomputed blocks; write what this rank holds."""
     from mmengine.dist import get_rank
 
-    from convnext_dense.mm.training import TrainOptions, training_runner
+    from convnext_dense.mm.apis.train import TrainOptions, training_runner
 
     plan = {"ddp": (False, None), "fsdp": (True, None), "fsdp_from_ddp": (True, f"ddp/iter_{HALF}.pth")}
     for name, (fsdp, start) in plan.items():

@@ -12,11 +12,11 @@ from mmengine.registry import MODELS, init_default_scope
 from convnext_dense import ConvNeXt
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.layers import fused_block
+from convnext_dense.mm.apis.predict import Predictor
+from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.engine import runner
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.engine.runner import Options, load_config
-from convnext_dense.mm.predict import Predictor
-from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.models import compile
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}

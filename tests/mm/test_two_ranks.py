@@ -18,9 +18,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from ranks import ROOT, make_noise, run_as_rank, torchrun
 
 from convnext_dense.data.synthetic import make_shapes
+from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.engine import runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
-from convnext_dense.mm.training import TrainOptions, training_runner
 from convnext_dense.support.seeding import STEP, seed_all
 
 STEPS = 6

@@ -1,0 +1,1 @@
+"""Room of what a command calls: ``train``, ``predict``, ``options`` (arguments that commands share)."""
