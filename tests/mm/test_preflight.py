@@ -21,17 +21,17 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from convnext_dense.data.synthetic import make_shapes
-from convnext_dense.mm import preflight_steps
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.edit import set_amp, set_batch, set_checkpoints, set_pretrained
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.engine.runner import load_config
-from convnext_dense.mm.preflight import preflight
-from convnext_dense.mm.preflight_data import AT_ONCE, Item, _in_threads, check_everything
-from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
-from convnext_dense.mm.preflight_samples import Samples, largest_samples
-from convnext_dense.mm.preflight_shape import (
+from convnext_dense.mm.preflight import steps
+from convnext_dense.mm.preflight.data import AT_ONCE, Item, _in_threads, check_everything
+from convnext_dense.mm.preflight.plan import disk_of, length_of, plan_rates, span_of
+from convnext_dense.mm.preflight.run import preflight
+from convnext_dense.mm.preflight.samples import Samples, largest_samples
+from convnext_dense.mm.preflight.shape import (
     Largest,
     UnknownSizeError,
     is_grouped,
@@ -39,7 +39,7 @@ from convnext_dense.mm.preflight_shape import (
     pad,
     run_sizes,
 )
-from convnext_dense.mm.preflight_steps import confirmed, measure_steps, timed_peak
+from convnext_dense.mm.preflight.steps import confirmed, measure_steps, timed_peak
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.reports.preflight import Report, memory_line
 
@@ -167,7 +167,7 @@ def backbone_file(path: Path, dims: list[int]) -> Path:
 
 
 def test_weights_are_counted_or_a_problem(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("convnext_dense.mm.preflight._Preflight.train_loader", no_data)
+    monkeypatch.setattr("convnext_dense.mm.preflight.run._Preflight.train_loader", no_data)
     good, other = (
         backbone_file(tmp_path / f"{d[0]}.pth", d) for d in ([32, 64, 128, 256], [16, 32, 64, 128])
     )
@@ -549,7 +549,7 @@ def test_a_batch_that_is_too_large_for_the_gpu():
 
 def test_a_batch_that_is_too_large_for_the_machine_is_not_tried(monkeypatch):
     model = Greedy(mib=100)
-    monkeypatch.setattr(preflight_steps, "available_memory", lambda device: 300 * 2**20)
+    monkeypatch.setattr(steps, "available_memory", lambda device: 300 * 2**20)
     measured = measure_steps(model, None, greedy_samples(), 4)
     if not measured.peaks:
         pytest.skip("this system does not tell")
@@ -559,7 +559,7 @@ def test_a_batch_that_is_too_large_for_the_machine_is_not_tried(monkeypatch):
 
 def test_a_batch_that_does_not_fit_is_a_problem(made, monkeypatch):
     free = 600 * 2**20  # an image of the demo takes about 25 MiB
-    monkeypatch.setattr(preflight_steps, "available_memory", lambda device: free)
+    monkeypatch.setattr(steps, "available_memory", lambda device: free)
     ready, topics, text = run(demo("coco", made, **{"train_dataloader.batch_size": 64}))
     if "not told" in topics["memory"]:
         pytest.skip("this system does not tell")

@@ -108,7 +108,7 @@ def training_preflight(source: str, options: TrainOptions) -> bool:
     Raises:
         UserError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
-    from convnext_dense.mm.preflight import preflight  # a run does without
+    from convnext_dense.mm.preflight.run import preflight  # a run does without
 
     cfg, notes = training_config(source, options, splits=())  # it looks at all files, behind a fault, too
     if dist.is_main_process():

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from convnext_dense.bench.timing import peak_bytes, time_once
 from convnext_dense.mm.models.sliding_window import free_memory
-from convnext_dense.mm.preflight_samples import Samples
-from convnext_dense.mm.preflight_shape import around, pad
+from convnext_dense.mm.preflight.samples import Samples
+from convnext_dense.mm.preflight.shape import around, pad
 from convnext_dense.reports.preflight import USABLE, Line, largest_batch, memory_line
 
 LOADER_SECONDS = 20.0

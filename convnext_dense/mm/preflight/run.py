@@ -27,17 +27,17 @@ from convnext_dense.mm.datasets.paths import SPLITS
 from convnext_dense.mm.datasets.repair import set_tolerant_data
 from convnext_dense.mm.engine.runner import compile_backbone
 from convnext_dense.mm.errors import explain
-from convnext_dense.mm.preflight_data import check_everything
-from convnext_dense.mm.preflight_plan import disk_of, length_of, plan_rates, span_of
-from convnext_dense.mm.preflight_samples import Samples, largest_samples
-from convnext_dense.mm.preflight_steps import (
+from convnext_dense.mm.preflight.data import check_everything
+from convnext_dense.mm.preflight.plan import disk_of, length_of, plan_rates, span_of
+from convnext_dense.mm.preflight.samples import Samples, largest_samples
+from convnext_dense.mm.preflight.steps import (
     Measured,
     evaluation_pace,
     largest_fitting,
     loader_pace,
     measure_steps,
 )
-from convnext_dense.mm.preflight_weights import checkpoint_bytes, load, wrap
+from convnext_dense.mm.preflight.weights import checkpoint_bytes, load, wrap
 from convnext_dense.reports.preflight import (
     Length,
     Pace,

@@ -11,7 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from torch.utils.data import Dataset
 
 from convnext_dense.mm.datasets.paths import iter_datasets
-from convnext_dense.mm.preflight_shape import (
+from convnext_dense.mm.preflight.shape import (
     Largest,
     UnknownSizeError,
     around,
