@@ -5,9 +5,9 @@ from pathlib import Path
 
 from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.swap import swap_backbone
-from convnext_dense.mm.swap_file import default_output, format_changes, write_config
-from convnext_dense.mm.trial import try_model
+from convnext_dense.mm.swap.backbone import swap_backbone
+from convnext_dense.mm.swap.smoke_test import try_model
+from convnext_dense.mm.swap.write import default_output, format_changes, write_config
 from convnext_dense.models.archs import ARCHS
 
 

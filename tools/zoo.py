@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 import convnext_dense.mm  # noqa: F401  (the ops, before the configs import their toolboxes)
-from convnext_dense.mm.zoo import counts, read_verdicts, structures, survey_one
-from convnext_dense.mm.zoo_report import survey_page
+from convnext_dense.mm.swap.survey import counts, read_verdicts, structures, survey_one
+from convnext_dense.mm.swap.survey_report import survey_page
 from convnext_dense.support.files import write_json, write_text
 
 

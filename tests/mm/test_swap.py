@@ -11,13 +11,13 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from convnext_dense import ARCHS
-from convnext_dense.mm.consumers import new_list, new_number
 from convnext_dense.mm.engine.runner import load_config
-from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, probe
-from convnext_dense.mm.swap import learning_rate, swap_backbone
-from convnext_dense.mm.swap_file import default_output, format_changes, literal, write_config
-from convnext_dense.mm.swap_heads import float32_changes
-from convnext_dense.mm.trial import TrialError, try_model
+from convnext_dense.mm.swap.backbone import learning_rate, swap_backbone
+from convnext_dense.mm.swap.channels import new_list, new_number
+from convnext_dense.mm.swap.heads import float32_changes
+from convnext_dense.mm.swap.probe import Levels, RefusedError, Stages, choose_stages, probe
+from convnext_dense.mm.swap.smoke_test import TrialError, try_model
+from convnext_dense.mm.swap.write import default_output, format_changes, literal, write_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from convnext_dense.mm.zoo import Structure, Verdict, counts, model_digest, read_verdicts, survey_one
-from convnext_dense.mm.zoo_report import pass_rate, survey_page
+from convnext_dense.mm.swap.survey import Structure, Verdict, counts, model_digest, read_verdicts, survey_one
+from convnext_dense.mm.swap.survey_report import pass_rate, survey_page
 
 SAMPLE = (
     "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.registry import MODELS as ROOT
 
-from convnext_dense.mm.consumers import NOT_CONSUMERS, Change, Path
 from convnext_dense.mm.models.registry import MODELS, SCOPE
+from convnext_dense.mm.swap.channels import NOT_CONSUMERS, Change, Path
 
 WHY = "keeps coordinates, losses and NMS in float32 under AMP"
 

@@ -9,7 +9,7 @@ import mmengine
 import mmseg
 import torch
 
-from convnext_dense.mm.zoo import Outcome, Verdict, counts
+from convnext_dense.mm.swap.survey import Outcome, Verdict, counts
 
 # Backbones that are neither 2-D convolutional nor pyramids of windows: plain transformers,
 # a diffusion model; "-" stands for models around models, without a backbone of their own.

@@ -9,8 +9,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.consumers import Change
-from convnext_dense.mm.swap import Swap
+from convnext_dense.mm.swap.backbone import Swap
+from convnext_dense.mm.swap.channels import Change
 from convnext_dense.support.files import replacing
 
 LINE = 100  # characters of a written config
@@ -44,7 +44,7 @@ def write_config(swap: Swap, source: str, path: str | Path) -> None:
     """Write the swapped config as a child of ``source``: what differs, each with its reason.
 
     Args:
-        swap: of :func:`convnext_dense.mm.swap.swap_backbone`.
+        swap: of :func:`convnext_dense.mm.swap.backbone.swap_backbone`.
         source: path of the original, or ``mmdet::...``; becomes ``_base_``.
         path: file to write, whole or not at all.
 

@@ -7,9 +7,17 @@ from typing import NamedTuple
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from convnext_dense.mm.consumers import Change, Path, consumer_changes, decoder_changes
-from convnext_dense.mm.probe import Levels, RefusedError, Stages, choose_stages, has_decoder, passed_on, probe
-from convnext_dense.mm.swap_heads import float32_changes
+from convnext_dense.mm.swap.channels import Change, Path, consumer_changes, decoder_changes
+from convnext_dense.mm.swap.heads import float32_changes
+from convnext_dense.mm.swap.probe import (
+    Levels,
+    RefusedError,
+    Stages,
+    choose_stages,
+    has_decoder,
+    passed_on,
+    probe,
+)
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.layer_decay import DecayType
 from convnext_dense.results.paper import WEIGHTS

@@ -16,9 +16,9 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from convnext_dense.mm.engine.runner import load_config
-from convnext_dense.mm.probe import RefusedError
-from convnext_dense.mm.swap import swap_backbone
-from convnext_dense.mm.trial import try_model
+from convnext_dense.mm.swap.backbone import swap_backbone
+from convnext_dense.mm.swap.probe import RefusedError
+from convnext_dense.mm.swap.smoke_test import try_model
 
 # "fails as it is": with its own backbone, too (a missing package or op, or a broken config)
 Outcome = Literal["passes", "refused", "fails as it is", "fails"]
