@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from convnext_dense.mm.bench.speed_command import add_arguments, speed
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.speed_command import add_arguments, speed
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from convnext_dense.errors import CheckpointError
 def builder_of(target: str):
     """What builds the target's own model."""
     if target == "mmpretrain":
-        from convnext_dense.mm.peers import mmpretrain_model
+        from convnext_dense.mm.bench.mmpretrain import mmpretrain_model
 
         return mmpretrain_model
     if target not in BUILDERS:

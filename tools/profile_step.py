@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from convnext_dense.mm.bench.step_profile import profile
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.step_profile import profile
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
-from convnext_dense.mm import soak
+from convnext_dense.mm.bench import soak
 from convnext_dense.mm.errors import one_line_errors
 
 BYTES_A_STEP = 4096  # the log keeps every value; a leak of a single feature map would be far above

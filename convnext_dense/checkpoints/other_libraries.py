@@ -1,6 +1,6 @@
 """ConvNeXt as other libraries build it, to compare with; each library is optional.
 
-mmpretrain's is in :mod:`convnext_dense.mm.peers`.
+mmpretrain's is in :mod:`convnext_dense.mm.bench.mmpretrain`.
 """
 
 from collections.abc import Callable
@@ -140,7 +140,7 @@ def timm_levels(arch: Arch) -> nn.Module:
 
 
 LEVELS: dict[str, Callable[[Arch], nn.Module]] = {"facebook": PaperConvNeXt, "timm": timm_levels}
-"""Dense backbones to measure against, by contender; mmpretrain's is in :mod:`convnext_dense.mm.peers`."""
+"""Dense backbones to measure against, by contender; mmpretrain's is in :mod:`convnext_dense.mm.bench.mmpretrain`."""
 
 BUILDERS: dict[str, Callable[[Arch, bool, int], nn.Module]] = {
     "timm": timm_model,

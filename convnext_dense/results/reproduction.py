@@ -1,6 +1,6 @@
 """Released checkpoints against the published figures: the plan, the verdict on each test, and their tables.
 
-Plain values in and out; :mod:`convnext_dense.mm.reproduce` looks at the disk and runs the tests.
+Plain values in and out; :mod:`convnext_dense.mm.bench.reproduce` looks at the disk and runs the tests.
 """
 
 import difflib

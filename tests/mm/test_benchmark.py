@@ -20,8 +20,8 @@ import convnext_dense.mm  # noqa: F401
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.mm import benchmark, inventory, run_report
-from convnext_dense.mm.benchmark import (
+from convnext_dense.mm.bench import accuracy, report, rows
+from convnext_dense.mm.bench.accuracy import (
     Job,
     config_hash,
     identity,
@@ -120,7 +120,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
         runner.model.test_step = predict
         return runner
 
-    monkeypatch.setattr(benchmark, "testing_runner", runner_of)
+    monkeypatch.setattr(accuracy, "testing_runner", runner_of)
     options = Options(work_dir=str(tmp_path / "plain"), data_root=str(shapes / "coco"))
     expected = runner_of(DETECTOR, str(weights[DETECTOR]), options).test()
     job = Job(
@@ -140,7 +140,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
     assert evaluation.record["dataset"]["images"] == 4
     first = evaluation.detections()[0]
     assert rle.decode(first["segmentation"]).shape == (64, 64)
-    if "faster-coco-eval" in benchmark.load_evaluator.__globals__["available_evaluators"]():
+    if "faster-coco-eval" in accuracy.load_evaluator.__globals__["available_evaluators"]():
         again = run_protocol(Job(job.source, job.checkpoint, job.options, evaluator="faster-coco-eval"))
         assert again.record["metrics"] == metrics
 
@@ -155,7 +155,7 @@ def test_a_segmentor_is_judged_as_mmseg_judges_it(shapes, weights, tmp_path, mon
         runner.test = lambda: said.update(test())
         return runner
 
-    monkeypatch.setattr(benchmark, "testing_runner", runner_of)
+    monkeypatch.setattr(accuracy, "testing_runner", runner_of)
     options = Options(work_dir=str(tmp_path), data_root=str(shapes / "ade20k"))
     evaluation = run_protocol(Job(SEGMENTOR, weights[SEGMENTOR], options, tta))
     metrics = evaluation.record["metrics"]
@@ -213,7 +213,7 @@ def test_a_run_becomes_a_page(shapes, weights, tmp_path, tool, monkeypatch):
     assert "iter_2.pth on ade20k (not ADE20K val: 4 images" in text
     assert text.count("<figure><img") == 4  # two best, two worst
     assert "AdamW" in text and "600 iterations" in text and "circle" in text
-    monkeypatch.setattr(run_report, "run_protocol", lambda job: pytest.fail("the test lies there already"))
+    monkeypatch.setattr(report, "run_protocol", lambda job: pytest.fail("the test lies there already"))
     assert page_of(tool, run) == text
 
 
@@ -239,7 +239,7 @@ def test_a_folder_without_a_run_and_a_wrong_row_are_one_line(tmp_path, tool):
 def test_all_names_what_is_missing_for_each_row(tmp_path, tool, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     rows = ("cascade/convnext_b_3x", "imagenet/convnext_t_224", "mask_rcnn/convnextv2_huge_3x")
-    monkeypatch.setattr(inventory.paper, "ROWS", {name: paper.ROWS[name] for name in rows})
+    monkeypatch.setattr(rows.paper, "ROWS", {name: paper.ROWS[name] for name in rows})
     lines = tool("accuracy", "--all", "--data-root", tmp_path / "absent").splitlines()
     assert lines == [
         f"left out cascade/convnext_b_3x: no data in {tmp_path / 'absent'}",
@@ -249,7 +249,7 @@ def test_all_names_what_is_missing_for_each_row(tmp_path, tool, monkeypatch):
 
 def test_all_finds_data_weights_and_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        inventory.paper, "ROWS", {name: paper.ROWS[name] for name in ("upernet/convnext_t_512_160k",
+        rows.paper, "ROWS", {name: paper.ROWS[name] for name in ("upernet/convnext_t_512_160k",
         "upernet/convnext_s_512_160k", "mask_rcnn/convnext_t_3x", "cascade/convnext_t_3x")},
     )  # fmt: skip
     for folder in ("images/validation", "annotations/validation"):
@@ -270,7 +270,7 @@ def test_all_finds_data_weights_and_runs(tmp_path, monkeypatch):
     (run / "last_checkpoint").write_text("/moved/since/epoch_36.pth")
 
     options = Options(data_root=str(tmp_path / "data"))
-    found = list(inventory.jobs_on_disk(options, [weights, tmp_path / "runs"], "pycocotools", tta=True))
+    found = list(rows.jobs_on_disk(options, [weights, tmp_path / "runs"], "pycocotools", tta=True))
     jobs = [(job.source, job.tta, job.checkpoint.name) for job in found if isinstance(job, Job)]
     assert jobs == [
         ("upernet/convnext_t_512_160k", False, "upernet_convnext_tiny_1k_512x512.pth"),
@@ -288,7 +288,7 @@ def test_all_goes_on_behind_a_row_that_fails(shapes, weights, tmp_path, tool, mo
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     options = Options(data_root=str(shapes / "ade20k"))
     jobs = [Job(SEGMENTOR, tmp_path / "bad.pth", options), Job(SEGMENTOR, weights[SEGMENTOR], options)]
-    module = sys.modules["convnext_dense.mm.inventory"]
+    module = sys.modules["convnext_dense.mm.bench.rows"]
     monkeypatch.setattr(module, "jobs_on_disk", lambda *_: iter(jobs))
     spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
     patched = importlib.util.module_from_spec(spec)

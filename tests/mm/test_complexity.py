@@ -5,7 +5,7 @@ import json
 import pytest
 from published import TABLES, config, run_tool
 
-from convnext_dense.mm.complexity import compare, config_complexity, countable_rows
+from convnext_dense.mm.bench.complexity import compare, config_complexity, countable_rows
 
 FOLDERS = {"mask_rcnn": "mask_rcnn", "cascade": "cascade_mask_rcnn"}
 BASELINES = {"ResNet-50": "resnet50", "X101-32": "x101_32x4d", "X101-64": "x101_64x4d"}

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS, init_default_scope
 from published import DATA, ROOT
 
 from convnext_dense.data.synthetic import make_shapes
-from convnext_dense.mm import benchmark, reproduce
+from convnext_dense.mm.bench import accuracy, reproduce
 from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.results import paper, records
 from convnext_dense.results.records import read_records
@@ -191,12 +191,12 @@ def test_whole_val_sets_end_in_verdicts_and_are_not_measured_twice(
     assert str(data.parent) not in Path("results/reproduction.json").read_text()
     assert "| demo/mask_rcnn_shapes | one scale | 0.0 / 0.0 |" in Path("results/reproduction.md").read_text()
 
-    protocol = benchmark.run_protocol
-    for module in (benchmark, reproduce):
+    protocol = accuracy.run_protocol
+    for module in (accuracy, reproduce):
         monkeypatch.setattr(module, "run_protocol", lambda job: pytest.fail("it is recorded"))
     assert "plan: 0 will run, 2 recorded" in tool(*options, status=1)
     assert verdicts() == {DETECTOR: "reproduced", SEGMENTOR: "differs"}
-    for module in (benchmark, reproduce):
+    for module in (accuracy, reproduce):
         monkeypatch.setattr(module, "run_protocol", protocol)
     said = tool(*options, "--tta", "--rows", SEGMENTOR, status=1)
     assert "plan: 1 will run, 1 recorded" in said
@@ -205,18 +205,18 @@ def test_whole_val_sets_end_in_verdicts_and_are_not_measured_twice(
 
 def test_ctrl_c_keeps_what_was_measured(tool, small_tables, data, weights, monkeypatch):
     options = ("--data-root", data, "--checkpoints", weights, "--quick", 1)
-    protocol = benchmark.run_protocol
+    protocol = accuracy.run_protocol
 
     def interrupted(job):
         if job.source == SEGMENTOR:
             raise KeyboardInterrupt
         return protocol(job)
 
-    monkeypatch.setattr(benchmark, "run_protocol", interrupted)
+    monkeypatch.setattr(accuracy, "run_protocol", interrupted)
     said = tool(*options, status=130)
     assert said.endswith("interrupted; what was measured is recorded, and the same command resumes there\n")
     assert verdicts("results/quick") == {DETECTOR: "not the whole val set", SEGMENTOR: "not yet measured"}
-    monkeypatch.setattr(benchmark, "run_protocol", protocol)
+    monkeypatch.setattr(accuracy, "run_protocol", protocol)
     assert "plan: 1 will run, 1 recorded" in tool(*options)
     assert set(verdicts("results/quick").values()) == {"not the whole val set"}
     assert not read_records("results"), "a smoke test is recorded apart"

@@ -15,10 +15,10 @@ from mmseg.registry import MODELS
 from ranks import ROOT, make_noise, run_as_rank, torchrun
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.bench.soak import differences
 from convnext_dense.mm.engine.checkpoints import load_model, read_checkpoint
 from convnext_dense.mm.engine.fsdp import blocks_to_recompute, plain_name, set_fsdp, with_names, with_numbers
 from convnext_dense.mm.engine.runner import load_config
-from convnext_dense.mm.soak import differences
 
 STEPS, HALF = 4, 2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convnext_dense.data.synthetic import make_shapes
-from convnext_dense.mm import soak
+from convnext_dense.mm.bench import soak
 
 STEPS = 24
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm import speed as mm_speed
-from convnext_dense.mm import speed_command
-from convnext_dense.mm.speed import Level, arch_of, paper_shape, rival_rows, spread_boxes
+from convnext_dense.mm.bench import speed as mm_speed
+from convnext_dense.mm.bench import speed_command
+from convnext_dense.mm.bench.speed import Level, arch_of, paper_shape, rival_rows, spread_boxes
 from convnext_dense.models.archs import ARCHS, Arch
 from convnext_dense.results import paper
 

@@ -4,7 +4,7 @@ import pytest
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import DatasetNotFoundError, UserError
-from convnext_dense.mm import step_profile
+from convnext_dense.mm.bench import step_profile
 
 SHARED = {
     "backbone",

@@ -26,7 +26,7 @@ CLASSES = 5
 def builder(library: str):
     pytest.importorskip(LIBRARY[library], exc_type=ImportError)
     if library == "mmpretrain":
-        from convnext_dense.mm.peers import mmpretrain_model
+        from convnext_dense.mm.bench.mmpretrain import mmpretrain_model
 
         return mmpretrain_model
     return BUILDERS[library]

@@ -11,9 +11,9 @@ from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
+from convnext_dense.mm.bench.speed import build_model, detect
 from convnext_dense.mm.datasets.paths import check_data, datasets_of, set_data_root
 from convnext_dense.mm.engine.runner import load_config
-from convnext_dense.mm.speed import build_model, detect
 
 
 def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> dict[str, float]:
@@ -22,7 +22,7 @@ def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> d
     Args:
         row: recipe of a two-stage detector.
         data_root: dataset folder instead of the config's.
-        evaluation: fused predictions with the fixed load of :func:`convnext_dense.mm.speed.detect`, not
+        evaluation: fused predictions with the fixed load of :func:`convnext_dense.mm.bench.speed.detect`, not
             training steps.
         images: at least 1.
 

@@ -22,7 +22,7 @@ from convnext_dense.bench.timing import (
     warm_ups,
 )
 from convnext_dense.errors import UserError
-from convnext_dense.mm.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
+from convnext_dense.mm.bench.speed import PEERS, Level, backbone_subjects, model_subjects, paper_shape
 from convnext_dense.models.archs import ARCHS, resolve_arch
 from convnext_dense.results.records import append_record
 

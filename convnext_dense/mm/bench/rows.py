@@ -12,7 +12,7 @@ from mmengine.runner import find_latest_checkpoint
 from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import Evaluator
-from convnext_dense.mm.benchmark import Job, config_hash, recipe_name
+from convnext_dense.mm.bench.accuracy import Job, config_hash, recipe_name
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.engine.runner import Options, load_config
 from convnext_dense.recipes import list_configs

@@ -33,7 +33,7 @@ from convnext_dense.evaluation.folder import (
     segmentation_classes,
     segmentation_metrics,
 )
-from convnext_dense.mm.complexity import config_complexity
+from convnext_dense.mm.bench.complexity import config_complexity
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.engine.runner import Options, load_config, testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords

@@ -28,7 +28,7 @@ from convnext_dense.bench.timing import (
 from convnext_dense.checkpoints.other_libraries import LEVELS
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.layers.lean_block import MEMORY
-from convnext_dense.mm.peers import mmpretrain_model
+from convnext_dense.mm.bench.mmpretrain import mmpretrain_model
 from convnext_dense.models.archs import ARCHS
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.results import paper

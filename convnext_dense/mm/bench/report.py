@@ -9,7 +9,7 @@ from mmengine.config import Config
 from convnext_dense.checkpoints.read import read_with_meta
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import NAME, Evaluation
-from convnext_dense.mm.benchmark import (
+from convnext_dense.mm.bench.accuracy import (
     Job,
     device_name,
     identity,
@@ -17,10 +17,10 @@ from convnext_dense.mm.benchmark import (
     run_protocol,
     versions,
 )
+from convnext_dense.mm.bench.rows import newest_checkpoint
 from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.engine.runner import Options, load_config
-from convnext_dense.mm.inventory import newest_checkpoint
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.reports.curves import Log, read_log
 from convnext_dense.reports.html import Group, RunReport, build_page
