@@ -9,7 +9,6 @@ from golden import fill_by_name
 from torch import nn
 
 from convnext_dense import ConvNeXt
-from convnext_dense.models import compile
 from convnext_dense.models.compile import compile_in_place
 
 MICRO = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
@@ -69,7 +68,7 @@ def test_what_fails_to_compile_runs_without_and_says_so_once(caplog):
 
 
 def test_compiling_ends_where_every_size_takes_a_graph(monkeypatch):
-    monkeypatch.setattr(compile, "MAX_GRAPHS", 3)
+    monkeypatch.setattr("convnext_dense.models.compile.MAX_GRAPHS", 3)
     model = ConvNeXt(MICRO).eval()
     outcome = compile_in_place(model, dynamic=False, backend="eager")
     with torch.no_grad():

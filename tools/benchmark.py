@@ -14,8 +14,8 @@ from pathlib import Path
 from convnext_dense.bench.complexity import format_table
 from convnext_dense.errors import UserError
 from convnext_dense.mm.apis.options import add_run_arguments, common_options
-from convnext_dense.mm.bench import accuracy
 from convnext_dense.mm.bench.accuracy import Job
+from convnext_dense.mm.bench.accuracy import measure as measure_job
 from convnext_dense.mm.bench.complexity import compare, countable_rows
 from convnext_dense.mm.bench.report import write_report
 from convnext_dense.mm.bench.reproduce import add_reproduce
@@ -122,7 +122,7 @@ def accuracy(args: argparse.Namespace) -> None:
 
 def measure(job: Job, args: argparse.Namespace) -> None:
     """Run one test unless it is recorded, record it, and print it beside the paper's figures."""
-    measured = accuracy.measure(job, args.results, args.again)
+    measured = measure_job(job, args.results, args.again)
     if measured is None:  # a process of a distributed test, not the first
         return
     if measured.folder is None:

@@ -1,5 +1,5 @@
 """Room of time, memory and multiply-adds.
 
-``timing`` (measured side by side), ``records`` (measurements as records and tables), ``complexity`` (parameters
-and multiply-adds).
+``timing`` (measured side by side), ``records`` (measurements as records and tables), ``complexity``
+(parameters and multiply-adds).
 """

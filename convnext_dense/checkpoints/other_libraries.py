@@ -140,7 +140,10 @@ def timm_levels(arch: Arch) -> nn.Module:
 
 
 LEVELS: dict[str, Callable[[Arch], nn.Module]] = {"facebook": PaperConvNeXt, "timm": timm_levels}
-"""Dense backbones to measure against, by contender; mmpretrain's is in :mod:`convnext_dense.mm.bench.mmpretrain`."""
+"""ConvNeXt of other libraries as dense backbones, by contender.
+
+That of mmpretrain is in :mod:`convnext_dense.mm.bench.mmpretrain`.
+"""
 
 BUILDERS: dict[str, Callable[[Arch, bool, int], nn.Module]] = {
     "timm": timm_model,

@@ -202,9 +202,9 @@ class ConvNeXt(nn.Module):
         return tuple(maps)
 
     def fuse(self) -> "ConvNeXt":
-        """Fold weights for faster inference under ``torch.no_grad()``; see :mod:`convnext_dense.layers.fused_block`.
+        """Fold weights for faster inference under ``torch.no_grad()``.
 
-        Outputs and state dict stay the same. Training mode, loading weights and moving the
+        See :mod:`convnext_dense.layers.fused_block`. Outputs and state dict stay the same. Training mode, loading weights and moving the
         model undo it, and a copy of the model is not fused; call it again then.
 
         Raises:

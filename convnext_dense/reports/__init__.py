@@ -1,5 +1,6 @@
 """Room of pictures and pages.
 
-``sheets`` (predictions beside the truth), ``curves`` (of training), ``charts`` (of accuracy), ``gallery`` (single
-predictions), ``html`` (the page about a run), ``roadmap`` (costs of its steps), ``preflight`` (needs of a run).
+``sheets`` (predictions beside the truth), ``curves`` (of training), ``charts`` (of accuracy),
+``gallery`` (single predictions), ``html`` (the page about a run), ``roadmap`` (costs of its steps),
+``preflight`` (needs of a run).
 """

@@ -1,6 +1,7 @@
 """Charts of accuracy: against cost, over recall, by class, and what is taken for what.
 
-Each ``draw_*`` returns a figure of matplotlib, which :func:`convnext_dense.reports.sheets.save_figure` writes.
+Each ``draw_*`` returns a figure of matplotlib, which :func:`convnext_dense.reports.sheets.save_figure`
+writes.
 """
 
 from __future__ import annotations

@@ -126,8 +126,8 @@ def _agrees(record: Mapping, wanted: Mapping) -> bool:
 def read_latencies(records: Iterable[Mapping]) -> tuple[dict[str, float], str]:
     """Row -> measured latency of one image through the whole model in ms, and under which conditions.
 
-    Of speed records (see :mod:`convnext_dense.bench.timing`), those of the newest one's device, precision and size
-    count; of several contenders of a row that are ours, the fastest.
+    Of speed records (see :mod:`convnext_dense.bench.timing`), those of the newest one's device, precision
+    and size count; of several contenders of a row that are ours, the fastest.
     """
     wanted = {"part": "model", "pass": "inference", "batch": 1}
     known = [

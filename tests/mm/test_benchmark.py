@@ -32,8 +32,7 @@ from convnext_dense.mm.bench.accuracy import (
 )
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import set_data_root
-from convnext_dense.mm.engine import runner
-from convnext_dense.mm.engine.runner import Options, load_config
+from convnext_dense.mm.engine.runner import Options, load_config, testing_runner
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record, read_records
 
@@ -116,7 +115,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
         return samples
 
     def runner_of(*arguments):
-        runner = runner.testing_runner(*arguments)
+        runner = testing_runner(*arguments)
         runner.model.test_step = predict
         return runner
 
@@ -150,7 +149,7 @@ def test_a_segmentor_is_judged_as_mmseg_judges_it(shapes, weights, tmp_path, mon
     said = {}
 
     def runner_of(*arguments):
-        runner = runner.testing_runner(*arguments)
+        runner = testing_runner(*arguments)
         test = runner.test
         runner.test = lambda: said.update(test())
         return runner

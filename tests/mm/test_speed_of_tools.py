@@ -14,10 +14,9 @@ from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.layers import fused_block
 from convnext_dense.mm.apis.predict import Predictor
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
-from convnext_dense.mm.engine import runner
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
-from convnext_dense.mm.engine.runner import Options, load_config
-from convnext_dense.models import compile
+from convnext_dense.mm.engine.runner import Options, load_config, testing_runner
+from convnext_dense.models.compile import compile_in_place
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
 MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
@@ -56,7 +55,7 @@ def outputs_of(case, tmp_path, name: str, **kwargs):
     options = Options(
         work_dir=str(tmp_path / name), data_root=str(data), device="cpu", **kwargs.pop("more", {})
     )
-    runner = runner.testing_runner(recipe, checkpoint, options, **kwargs)
+    runner = testing_runner(recipe, checkpoint, options, **kwargs)
     seen = []
     forward = runner.model.backbone.register_forward_hook(lambda _m, _a, out: seen.append(out))
     runner.test()
@@ -140,7 +139,7 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
     outcomes = []
     monkeypatch.setattr(
         "convnext_dense.mm.engine.runner.compile_in_place",
-        lambda module, dynamic: outcomes.append(compile.compile_in_place(module, dynamic, "eager")),
+        lambda module, dynamic: outcomes.append(compile_in_place(module, dynamic, "eager")),
     )
     runner, _ = outputs_of(case, tmp_path, "compiled", more=dict(compile=True))
     (outcome,) = outcomes

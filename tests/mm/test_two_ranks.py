@@ -19,7 +19,7 @@ from ranks import ROOT, make_noise, run_as_rank, torchrun
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
-from convnext_dense.mm.engine import runner
+from convnext_dense.mm.engine.runner import Options, load_config, testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.support.seeding import STEP, seed_all
 
@@ -67,7 +67,7 @@ def train_segmentor(folder: Path, name: str, launcher: str) -> None:
 def detector_and_batches(folder: Path) -> tuple[torch.nn.Module, list[dict]]:
     """A small Mask R-CNN, the same wherever it is built, and a batch of one image for each rank."""
     recipe, layout = LAYOUTS["det"]
-    cfg = runner.load_config(recipe)
+    cfg = load_config(recipe)
     init_default_scope("mmdet")
     cfg.train_dataloader.dataset.data_root = str(folder / "shapes" / layout)
     seed_all(0)
@@ -143,13 +143,13 @@ def evaluate(folder: Path, kind: str, launcher: str) -> dict:
         if kind == "seg":
             records = dict(type=SegmentationRecords.__name__, folder=str(folder / f"labels {launcher}"))
             overrides["test_evaluator"] = [dict(type="IoUMetric", iou_metrics=["mIoU"]), records]
-        options = runner.Options(
+        options = Options(
             work_dir=str(folder / "test"),
             data_root=str(folder / "shapes" / layout),
             launcher=launcher,
             overrides=overrides,
         )
-        runner = runner.testing_runner(recipe, str(folder / f"{kind}.pth"), options)
+        runner = testing_runner(recipe, str(folder / f"{kind}.pth"), options)
         metrics = {name: float(value) for name, value in runner.test().items()}
         if kind == "seg":
             images = [Path(scene["image"]).name for scene in runner.test_evaluator.metrics[1].scenes]
@@ -192,7 +192,7 @@ def folder(tmp_path_factory) -> Path:
         (folder / f"{name}.py").write_text(SEGMENTOR.format(base=base, batch=batch, steps=STEPS))
     for kind, (recipe, _) in LAYOUTS.items():
         torch.manual_seed(0)
-        cfg = runner.load_config(recipe)
+        cfg = load_config(recipe)
         init_default_scope(cfg.default_scope)
         torch.save({"state_dict": MODELS.build(cfg.model).state_dict(), "meta": {}}, folder / f"{kind}.pth")
     torchrun(__file__, folder, folder=folder)

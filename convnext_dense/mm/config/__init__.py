@@ -1,1 +1,4 @@
-"""Room of configs: ``edit`` (each option of a command in one respect), ``lr_plan`` (what a recipe does to the rate)."""
+"""Room of configs: changing and reading them.
+
+``edit`` (one function an option of a command), ``lr_plan`` (what a recipe does to the learning rate).
+"""

@@ -1,8 +1,8 @@
 """Training goes on with bad files and annotations, counted and named; evaluation and ``--strict-data`` stop.
 
 The loaders of a config get a checked dataset around each dataset and checked transforms in place of mmcv's
-(:mod:`convnext_dense.mm.datasets.transforms`). This is done to the runner, behind the config: the one that goes
-to the work folder stays as the user wrote it, and works in the toolboxes' own tools.
+(:mod:`convnext_dense.mm.datasets.transforms`). This is done to the runner, behind the config: the one that
+goes to the work folder stays as the user wrote it, and works in the toolboxes' own tools.
 """
 
 import logging
