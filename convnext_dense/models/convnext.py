@@ -204,8 +204,8 @@ class ConvNeXt(nn.Module):
     def fuse(self) -> "ConvNeXt":
         """Fold weights for faster inference under ``torch.no_grad()``.
 
-        See :mod:`convnext_dense.layers.fused_block`. Outputs and state dict stay the same. Training mode, loading weights and moving the
-        model undo it, and a copy of the model is not fused; call it again then.
+        See :mod:`convnext_dense.layers.fused_block`. Outputs and state dict stay the same. Training mode,
+        loading weights and moving the model undo it; a copy of the model is not fused until called again.
 
         Raises:
             RuntimeError: the model is in training mode.
