@@ -2,13 +2,12 @@
 
 import ast
 import builtins
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from convnext_dense import ConvNeXt, errors
 
-ROOT = Path(__file__).resolve().parent.parent
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type)]
 
 

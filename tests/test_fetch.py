@@ -12,10 +12,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 from waiting import HANGS, wait_until
 
 from convnext_dense.checkpoints import download
@@ -23,7 +23,6 @@ from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
 
-ROOT = Path(__file__).resolve().parent.parent
 BODY = bytes(range(256)) * 4000  # 1 MB
 
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
 # returns an mmengine Config by contract; imports mmengine only when called
 LAZY = {("convnext_dense/recipes.py", "mmengine")}

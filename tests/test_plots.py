@@ -7,12 +7,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from repository import ROOT
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pycocotools")
 
 import evaluations
-from published import ROOT
 
 from convnext_dense.evaluation import detection_errors
 from convnext_dense.evaluation.coco_ap import Precision

@@ -6,11 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from convnext_dense import config_path, list_configs
 from convnext_dense.recipes import run_name
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn/convnext_t_3x", "configs/mask_rcnn/convnext_t_3x.py"])

@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from published import ROOT, TABLES
+from published import TABLES
+from repository import ROOT
 from waiting import wait_until
 
 from convnext_dense.results import paper

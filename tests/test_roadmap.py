@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from published import ROOT, TABLES, run_tool
+from published import TABLES, run_tool
+from repository import ROOT
 from torch import nn
 
 from convnext_dense import CheckpointError, ConvNeXt

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from published import DATA
+from repository import ASSETS
 from torch import nn
 
 from convnext_dense import ARCHS, ISOTROPIC_ARCHS, Classifier, ConvNeXt, IsotropicConvNeXt
 from convnext_dense.models.pyramid import SimpleFeaturePyramid
 from convnext_dense.models.roadmap import STEPS, Roadmap
 
-CONTRACT = DATA / "state_dicts.json"
+CONTRACT = ASSETS / "state_dicts.json"
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     **{f"ConvNeXt {arch}": lambda arch=arch: ConvNeXt(arch) for arch in ARCHS},

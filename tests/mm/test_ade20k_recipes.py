@@ -8,7 +8,8 @@ import pytest
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from published import RECIPES, ROOT, config, param_groups
+from published import RECIPES, config, param_groups
+from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import ARCHS, list_configs

@@ -11,7 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from published import ROOT, config
+from published import config
+from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import list_configs

@@ -12,9 +12,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from published import ROOT
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense.data.synthetic import make_shapes

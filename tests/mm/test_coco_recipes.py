@@ -5,7 +5,8 @@ import re
 
 import pytest
 from mmengine.optim import build_optim_wrapper
-from published import COCO_RECIPES, RECIPES, ROOT, config, param_groups
+from published import COCO_RECIPES, RECIPES, config, param_groups
+from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense import ARCHS

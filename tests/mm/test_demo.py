@@ -5,15 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from repository import ROOT
 from waiting import HANGS
 
 from convnext_dense.data import synthetic
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {"detection": "mask_rcnn_shapes", "segmentation": "upernet_shapes"}
 
 

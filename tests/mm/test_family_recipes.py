@@ -12,7 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from namings import ENTRIES, MICRO, random_state
-from published import ROOT, coco_tiny, config, run_tool
+from published import coco_tiny, config, run_tool
+from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense import ARCHS, list_configs

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from repository import ROOT
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.datasets import custom_classes
@@ -17,8 +18,6 @@ from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import datasets_of, set_data_root
 from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def entries(node: object, key: str) -> list:

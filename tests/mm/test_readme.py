@@ -1,15 +1,14 @@
 """What the README shows can be done as shown."""
 
 import re
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import ConvNeXt
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 SWAP, PLAIN = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
 

@@ -1,25 +1,22 @@
 """Whole detectors and segmentors of other code bases map completely onto our configs.
 
-tests/data/released_models.json has the keys and shapes that mmdet 2.28, mmseg 0.30 (the released
+tests/assets/released_models.json has the keys and shapes that mmdet 2.28, mmseg 0.30 (the released
 code) and mmdet 3.3, mmseg 1.2 with mmpretrain's backbone gave.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.registry import MODELS
+from repository import ASSETS
 
 from convnext_dense import CheckpointError, get_config
 from convnext_dense.mm.engine.checkpoints import load_model, whole_model_state
 from convnext_dense.mm.models.meta_device import build_on_meta
 
 MODELS_BY_NAME = {
-    entry["name"]: entry
-    for entry in json.loads((Path(__file__).parent.parent / "data/released_models.json").read_text())[
-        "models"
-    ]
+    entry["name"]: entry for entry in json.loads((ASSETS / "released_models.json").read_text())["models"]
 }
 CONFIG_OF = {
     "mask_rcnn_convnext_tiny": "mask_rcnn/convnext_t_3x",

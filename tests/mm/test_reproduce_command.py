@@ -16,7 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from published import DATA, ROOT
+from repository import ASSETS, ROOT
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.bench import accuracy, reproduce
@@ -27,7 +27,7 @@ from convnext_dense.results.records import read_records
 DETECTOR, SEGMENTOR = "demo/mask_rcnn_shapes", "demo/upernet_shapes"
 RELEASED = {
     entry["name"]: entry["keys"]
-    for entry in json.loads((DATA / "released_models.json").read_text())["models"]
+    for entry in json.loads((ASSETS / "released_models.json").read_text())["models"]
 }
 MASK_RCNN, UPERNET = "mask_rcnn/convnext_t_3x", "upernet/convnext_t_512_160k"
 SMALL_ROWS = {

@@ -16,12 +16,12 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS, MODELS, init_default_scope
 from PIL import Image
+from repository import ROOT
 from waiting import HANGS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmseg is imported)
 from convnext_dense.data.synthetic import SEGMENTATION_CLASSES, make_shapes
 
-ROOT = Path(__file__).resolve().parents[2]
 IGNORED = 255
 
 

@@ -12,7 +12,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
-from ranks import ROOT, make_noise, run_as_rank, torchrun
+from ranks import make_noise, run_as_rank, torchrun
+from repository import ROOT
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.bench.soak import differences

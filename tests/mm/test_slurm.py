@@ -4,14 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 from waiting import HANGS
 
 from convnext_dense.data.synthetic import make_shapes
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools/slurm.sh"
 
 SRUN = """#!{python}

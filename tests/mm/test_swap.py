@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from repository import ROOT
 from torch import nn
 
 from convnext_dense import ARCHS
@@ -19,7 +19,6 @@ from convnext_dense.mm.swap.probe import Levels, RefusedError, Stages, choose_st
 from convnext_dense.mm.swap.smoke_test import TrialError, try_model
 from convnext_dense.mm.swap.write import default_output, format_changes, literal, write_config
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 PSPNET = "mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py"
 R50 = (256, 512, 1024, 2048)

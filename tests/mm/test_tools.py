@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 from waiting import HANGS
 
 from convnext_dense.data.synthetic import make_shapes
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {
     "det": ("demo/mask_rcnn_shapes", "coco", "coco/segm_mAP_50"),
     "seg": ("demo/upernet_shapes", "ade20k", "mIoU"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from repository import ROOT
 from waiting import HANGS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet and mmseg are imported)
@@ -19,7 +20,6 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.models import sliding_window
 from convnext_dense.mm.models.tta import augmented_pipeline, set_tta
 
-ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {"seg": "upernet_shapes", "det": "mask_rcnn_shapes"}
 LAYOUTS = {"seg": "ade20k", "det": "coco"}
 

@@ -15,7 +15,8 @@ from mmengine import dist
 from mmengine.dataset import pseudo_collate
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from ranks import ROOT, make_noise, run_as_rank, torchrun
+from ranks import make_noise, run_as_rank, torchrun
+from repository import ROOT
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_runner

@@ -1,12 +1,12 @@
 """Windows in batches and labels in bands, against mmseg's own loop and ``F.interpolate`` on whole maps."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from repository import ROOT
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,7 +22,6 @@ from convnext_dense.mm.models.sliding_window import (
     window_starts,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
 
 

@@ -16,14 +16,15 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from published import DATA, config
+from published import config
+from repository import ASSETS
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense.data import synthetic
 from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.datasets.paths import datasets_of
 
-GOLDEN = DATA / "golden_steps.json"
+GOLDEN = ASSETS / "golden_steps.json"
 RECIPES = {"demo/mask_rcnn_shapes": "coco", "demo/upernet_shapes": "ade20k"}
 STEPS = 12
 TOLERANCE = 1e-4  # relative; binary cross entropy is float32 also in a float64 model, and CPUs round it apart

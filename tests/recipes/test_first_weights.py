@@ -16,14 +16,15 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from published import DATA, config
+from published import config
+from repository import ASSETS
 from torch import nn
 from whole_models import EVERY_RECIPE
 
 from convnext_dense import list_configs
 from convnext_dense.mm.config.edit import set_plain_batch_norm
 
-RELEASED = json.loads((DATA / "first_weights.json").read_text())
+RELEASED = json.loads((ASSETS / "first_weights.json").read_text())
 ALL = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/", "upernet/"))]
 PARTS = ("backbone", "neck", "rpn_head", "roi_head", "decode_head", "auxiliary_head")
 

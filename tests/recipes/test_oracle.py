@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 import golden_rules as rules
 import numpy as np
+import oracle
 import pytest
 import torch
 from published import config
-from recipes import oracle
 from whole_models import EVERY_RECIPE, GOLDEN, LOGITS_SAMPLED, ORIGINAL_HW, distance
 
 from convnext_dense.mm.config.edit import set_plain_batch_norm

@@ -9,10 +9,10 @@ import importlib
 from typing import NamedTuple
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from published import RECIPES
-from recipes import oracle
 from whole_models import (
     EVERY_RECIPE,
     GOLDEN,

@@ -1,19 +1,18 @@
 """The command lines and their options are a contract: a change of code that changes them shows here.
 
-After a change that is meant: ``python tests/tools/test_options.py`` writes ``tests/data/options.json`` anew.
+After a change that is meant, ``python tests/tools/test_options.py`` rewrites ``tests/assets/options.json``.
 """
 
 import argparse
 import importlib.util
 import json
 import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-FROZEN = ROOT / "tests/data/options.json"
+FROZEN = ROOT / "tests/assets/options.json"
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 
 

@@ -16,8 +16,8 @@ import torch
 from mmengine.registry import MODELS as ROOT
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from published import ROOT as ROOT_FOLDER
 from published import config
+from repository import ROOT as ROOT_FOLDER
 from torch.utils._python_dispatch import TorchDispatchMode  # no public hook sees every operation
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)

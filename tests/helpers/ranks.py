@@ -13,9 +13,8 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
+from repository import ROOT
 from waiting import HANGS
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @HOOKS.register_module()
@@ -37,7 +36,7 @@ def torchrun(*command: object, folder: Path, restarts: int = 0) -> str:
     """Output of two ranks in ``folder``; they have to end well."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     launch.append(f"--max-restarts={restarts}")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])}
     done = subprocess.run(
         [*launch, *map(str, command)],
         cwd=folder,

@@ -1,6 +1,6 @@
 """Our recipes under the rules of the golden whole models, and what they compute.
 
-``predicted`` and ``trained`` compute the quantities of ``tests/data/golden_whole_models.json``, laid out in
+``predicted`` and ``trained`` compute the quantities of ``tests/assets/golden_whole_models.json``, laid out in
 the same way, for any released recipe. ``differences`` compares the two.
 """
 
@@ -19,7 +19,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
-from published import DATA, config
+from published import config
+from repository import ASSETS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is i
 from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.models.sliding_window import BoundedPredict
 
-GOLDEN = json.loads((DATA / "golden_whole_models.json").read_text())
+GOLDEN = json.loads((ASSETS / "golden_whole_models.json").read_text())
 # Models of size B and L take minutes and up to 10 GB; they run where this is set.
 EVERY_RECIPE = bool(os.environ.get("CONVNEXT_DENSE_EVERY_RECIPE"))
 ORIGINAL_HW = (100, 130)  # to which segmentors resize their logits

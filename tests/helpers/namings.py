@@ -1,11 +1,11 @@
-"""Key lists of other code bases, taken from the libraries themselves (tests/data/namings.json)."""
+"""Key lists of other code bases, taken from the libraries themselves (tests/assets/namings.json)."""
 
 import json
-from pathlib import Path
 
 import torch
+from repository import ASSETS
 
-_FILE = json.loads((Path(__file__).parent / "data" / "namings.json").read_text())
+_FILE = json.loads((ASSETS / "namings.json").read_text())
 MICRO = dict(depths=tuple(_FILE["depths"]), dims=tuple(_FILE["dims"]))
 ENTRIES: dict[str, dict] = {entry["name"]: entry for entry in _FILE["namings"]}
 

@@ -1,4 +1,4 @@
-"""Published figures and settings that tests compare with (files in ``tests/data``)."""
+"""Published figures and settings that tests compare with (files in ``tests/assets``)."""
 
 import copy
 import functools
@@ -9,21 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ASSETS, ROOT
 from waiting import HANGS
 
 from convnext_dense import get_config
 
-DATA = Path(__file__).parent / "data"
-ROOT = Path(__file__).resolve().parent.parent
-
-TABLES = json.loads((DATA / "paper_tables.json").read_text())
-RECIPES = {recipe["config"]: recipe for recipe in json.loads((DATA / "recipes.json").read_text())}
+TABLES = json.loads((ASSETS / "paper_tables.json").read_text())
+RECIPES = {recipe["config"]: recipe for recipe in json.loads((ASSETS / "recipes.json").read_text())}
 COCO_RECIPES = [name for name in RECIPES if not name.startswith("upernet/")]
 
 
 def param_groups(config: str) -> dict[str, tuple[float, float]]:
     """Parameter name, of the whole backbone and a sample neck -> (lr scale, weight decay) as released."""
-    groups = json.loads((DATA / "param_groups.json").read_text())[config]
+    groups = json.loads((ASSETS / "param_groups.json").read_text())[config]
     return {
         name: tuple(float(value) for value in key.split(","))
         for key, names in groups.items()

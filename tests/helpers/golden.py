@@ -2,14 +2,14 @@
 
 import json
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from repository import ASSETS
 from torch import nn
 
-GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_features.json").read_text())
+GOLDEN = json.loads((ASSETS / "golden_features.json").read_text())
 
 
 def golden_array(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
