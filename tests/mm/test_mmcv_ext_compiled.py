@@ -1,7 +1,7 @@
 """The portable ops against mmcv's compiled kernels: values, gradients, boxes kept, whole predictions.
 
 Runs where mmcv is compiled: ``make VENV=.venv-compiled ops``, then
-``make VENV=.venv-compiled PYTEST_ARGS=tests/mm/test_ops_compiled.py test``.
+``make VENV=.venv-compiled PYTEST_ARGS=tests/mm/test_mmcv_ext_compiled.py test``.
 """
 
 import importlib.util
