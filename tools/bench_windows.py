@@ -23,7 +23,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convnext_dense.mm.engine.runner import load_config
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.models.sliding_window import BoundedPredict
 
 

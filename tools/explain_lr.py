@@ -3,8 +3,8 @@
 import argparse
 import json
 
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import GroupPlan, Plan, draw, make_plan
-from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import one_line_errors
 
 

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
 from convnext_dense.mm.apis.predict import Predictor, find_images, predict_images
-from convnext_dense.mm.engine.runner import load_config, select_device
+from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from convnext_dense.mm.engine.runner import load_config
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.swap.backbone import swap_backbone
 from convnext_dense.mm.swap.smoke_test import try_model

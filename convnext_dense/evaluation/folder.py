@@ -9,14 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from convnext_dense.evaluation.coco_ap import Precision, read_detections
-from convnext_dense.results.records import Task
 from convnext_dense.support.files import replacing, write_json
 
 NAME = "evaluation.json"
+Task = Literal["detection", "segmentation"]
 
 
 @dataclass(frozen=True)

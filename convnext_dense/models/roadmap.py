@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from convnext_dense.errors import ArgumentError
 from convnext_dense.layers.basic import DropPath, LayerNorm2d, drop_path_rates
 from convnext_dense.models.convnext import MIN_SIZE, Block, check_image, resolve_out_indices, run_blocks
-from convnext_dense.results import paper
 
 
 class Step(NamedTuple):
@@ -34,7 +33,6 @@ class Step(NamedTuple):
 
     Attributes:
         name: what users write.
-        published: the paper's label, accuracy and MACs.
         depths: blocks a stage.
         width: channels of stage 0's bottleneck, or of its blocks' ends when these are inverted.
         stem: 7x7 stride 2 with norm, activation and pooling, or 4x4 stride 4.
@@ -50,7 +48,6 @@ class Step(NamedTuple):
     """
 
     name: str
-    published: paper.RoadmapStep
     depths: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     stem: Literal["resnet", "patchify"] = "resnet"
@@ -97,9 +94,9 @@ _CHANGES: dict[str, dict] = {
 
 def _accumulate(changes: Mapping[str, dict]) -> dict[str, Step]:
     steps, so_far = {}, {}
-    for (name, change), published in zip(changes.items(), paper.ROADMAP, strict=True):
+    for name, change in changes.items():
         so_far = {**so_far, **change}
-        steps[name] = Step(name, published, **so_far)
+        steps[name] = Step(name, **so_far)
     return steps
 
 

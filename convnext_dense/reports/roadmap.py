@@ -28,9 +28,12 @@ from convnext_dense.bench.timing import (
 )
 from convnext_dense.errors import ArgumentError
 from convnext_dense.models.roadmap import STEPS, Roadmap, Step
+from convnext_dense.results import paper
 
 ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
 PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs
+PUBLISHED = dict(zip(STEPS, paper.ROADMAP, strict=True))
+"""The paper's label, accuracy and MACs of every step."""
 
 
 class StepCost(NamedTuple):
@@ -147,7 +150,7 @@ def format_markdown(report: Report) -> str:
     ]  # fmt: skip
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for row in report.rows:
-        published = STEPS[row.name].published
+        published = PUBLISHED[row.name]
         lines.append(
             [
                 f"`{row.name}`" + (" (alternative)" if row.name in ALTERNATIVES else ""),
@@ -216,7 +219,7 @@ def plot_report(path: str | Path, report: Report) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=_TEXT)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(steps)), [step.published.step for step in steps], fontsize=_TEXT + 1)
+    panels[0].set_yticks(range(len(steps)), [PUBLISHED[step.name].step for step in steps], fontsize=_TEXT + 1)
     panels[0].invert_yaxis()
     note = "Dashed: the first row. Hatched and hollow: alternatives, not part of the rows below them."
     figure.supxlabel(f"{note}\n{report.conditions}.", fontsize=_TEXT)
@@ -225,8 +228,8 @@ def plot_report(path: str | Path, report: Report) -> None:
 
 def _dots(axes: Axes, steps: Sequence[Step]) -> None:
     """Accuracy; dots, because bars would have to start at zero."""
-    accuracies = [step.published.top1 for step in steps]
-    path = [(step.published.top1, i) for i, step in enumerate(steps) if step.name not in ALTERNATIVES]
+    accuracies = [PUBLISHED[step.name].top1 for step in steps]
+    path = [(PUBLISHED[step.name].top1, i) for i, step in enumerate(steps) if step.name not in ALTERNATIVES]
     axes.axvline(accuracies[0], color=_GREY, lw=0.8, ls="--")
     axes.plot(*zip(*path, strict=True), color=_BLUE, lw=1.2)
     for i, (step, accuracy) in enumerate(zip(steps, accuracies, strict=True)):

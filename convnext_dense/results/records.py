@@ -9,17 +9,16 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from convnext_dense.errors import DataError
+from convnext_dense.evaluation.folder import Task
 from convnext_dense.results import paper
 
 try:
     import fcntl
 except ImportError:  # Windows: one write to a file opened for appending has to do
     fcntl = None
-
-Task = Literal["detection", "segmentation"]
 
 TOLERANCE = {"box AP": 0.2, "mask AP": 0.2, "mIoU": 0.3}
 """Percent points within which a figure counts as the paper's; AP50 and AP75 are shown, not judged."""

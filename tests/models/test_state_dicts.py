@@ -1,6 +1,6 @@
 """Names and shapes of every public model's parameters and buffers are a contract: checkpoints rest on them.
 
-After a change that is meant: ``PYTHONPATH=tests python tests/models/test_state_dicts.py`` writes the contract anew.
+A change that is meant: ``PYTHONPATH=tests/helpers python tests/models/test_state_dicts.py`` rewrites it.
 """
 
 import hashlib

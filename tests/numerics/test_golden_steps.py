@@ -1,7 +1,7 @@
 """Twelve steps of each demo recipe in float64: a change of code that changes numbers shows here.
 
-Losses, norms of the gradients, and what the model then predicts, from a fixed seed on one thread. After a
-change that is meant: ``PYTHONPATH=tests python tests/numerics/test_golden_steps.py`` writes the values anew.
+Losses, norms of the gradients, and what the model then predicts, from a fixed seed on one thread. A
+change that is meant: ``PYTHONPATH=tests/helpers python tests/numerics/test_golden_steps.py`` rewrites them.
 """
 
 import json

@@ -29,19 +29,20 @@ from convnext_dense.evaluation.coco_ap import (
 from convnext_dense.evaluation.folder import (
     NAME,
     Evaluation,
+    Task,
     detection_classes,
     segmentation_classes,
     segmentation_metrics,
 )
 from convnext_dense.mm.bench.complexity import config_complexity
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import datasets_of
-from convnext_dense.mm.engine.runner import Options, load_config, testing_runner
+from convnext_dense.mm.engine.runner import Options, testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
 from convnext_dense.results.records import (
-    Task,
     append_record,
     content_hash,
     dataset_entry,

@@ -19,7 +19,7 @@ from convnext_dense.bench.complexity import (
     count_params,
 )
 from convnext_dense.errors import ArgumentError
-from convnext_dense.mm.engine.runner import load_config
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper

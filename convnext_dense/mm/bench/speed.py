@@ -82,7 +82,7 @@ def config_of(name: str) -> Config:
     Raises:
         UserError: no such recipe.
     """
-    from convnext_dense.mm.engine.runner import load_config
+    from convnext_dense.mm.config.load import load_config
 
     return load_config(name)
 

@@ -12,8 +12,8 @@ from torch import nn
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.bench.speed import build_model, detect
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import check_data, datasets_of, set_data_root
-from convnext_dense.mm.engine.runner import load_config
 
 
 def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> dict[str, float]:

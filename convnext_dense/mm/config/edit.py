@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.engine.loops import STEP_LOOPS
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]
+STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
 
 
 def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:

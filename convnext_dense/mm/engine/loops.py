@@ -14,7 +14,6 @@ from convnext_dense.mm.engine.nan_guard import FiniteGuard, refuse_bad_gradients
 from convnext_dense.mm.engine.signals import Interrupted, Interrupts
 from convnext_dense.support.seeding import STEP, seed_all
 
-STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
 """mmengine's loop -> ours."""
 
 

@@ -1,19 +1,19 @@
 """From a config and a few options to a running mmengine ``Runner``."""
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.config.tta import set_tta
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
@@ -22,9 +22,8 @@ from convnext_dense.mm.engine.hooks import FuseHook
 from convnext_dense.mm.engine.launch import Launcher, select_device, start_processes
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.sliding_window import bound_predictions
-from convnext_dense.mm.models.tta import set_tta
 from convnext_dense.models.compile import compile_in_place
-from convnext_dense.recipes import config_path, run_name
+from convnext_dense.recipes import run_name
 
 # mmengine opens with several hundred lines of these, which only the log file needs
 _LOG_FILE_ONLY = (
@@ -80,44 +79,6 @@ class DenseRunner(Runner):
         """As mmengine's, also when called directly: hooks look at ``_resume`` to see which it is."""
         self._resume = True
         super().resume(filename, *args, **kwargs)
-
-
-def load_config(source: str, overrides: dict | None = None) -> Config:
-    """Config by path, by the name of a recipe such as ``cascade/convnext_b_3x``, or out of another package.
-
-    Args:
-        source: path, recipe, or ``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``.
-        overrides: entries to replace, by dotted key.
-
-    Raises:
-        UserError: neither a file nor a known recipe; the near names are listed.
-    """
-    # registers the ops and the backbone, also for a config that does not ask for them
-    import convnext_dense.mm  # noqa: F401
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine's import of it
-        if "::" in source:
-            cfg = _zoo_config(source)
-        else:
-            try:
-                path = source if Path(source).is_file() else config_path(source)
-            except ValueError as error:
-                raise UserError(f"no config file {source}, and {error}") from None
-            cfg = Config.fromfile(path)
-    cfg.merge_from_dict(overrides or {})
-    return cfg
-
-
-def _zoo_config(source: str) -> Config:
-    """A config that another package carries, ``mmdet::FOLDER/FILE.py``."""
-    try:
-        return get_config(source)
-    except Exception as error:  # mmengine raises many types for a package or file that is not there
-        said = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"no config {source}: {said}; it is PACKAGE::PATH below that package's configs"
-        ) from None
 
 
 @dataclass(frozen=True)

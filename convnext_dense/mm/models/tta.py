@@ -1,87 +1,21 @@
 """Test-time augmentation: scales and a horizontal flip, for segmentation and for detection with masks.
 
 Augmented samples come from mmcv's ``TestTimeAug``: the config's ``tta_pipeline``, or one made from the test
-pipeline. The models below are wrapped around the trained one by :func:`set_tta`.
+pipeline. :func:`convnext_dense.mm.config.tta.set_tta` wraps the models below around the trained one.
 """
 
-import copy
 from collections.abc import Iterator
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.model import BaseTTAModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.models.precision import to_float32
 from convnext_dense.mm.models.sliding_window import BoundedPredict, free_memory
-
-SEGMENTATION_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # as published for ADE20K
-DETECTION_RATIOS = (0.75, 1.0, 1.25)  # nothing is published
-# keep the logits of every augmentation, or refuse masks; ours take their place
-_REPLACED = {"SegTTAModel": "SegmentationTTA", "DetTTAModel": "DetectionTTA"}
-
-
-def set_tta(cfg: Config) -> str:
-    """Make the test of ``cfg`` an augmented one; the line to tell the user.
-
-    Raises:
-        UserError: a test pipeline that cannot be varied, or a model that is neither kind.
-    """
-    segments = "decode_head" in cfg.model
-    if not segments and "roi_head" not in cfg.model:
-        raise UserError(f"--tta needs a segmentor or a detector with RoI heads, not {cfg.model.type}")
-    ours = "SegmentationTTA" if segments else "DetectionTTA"
-    wrapper = ConfigDict(cfg.get("tta_model") or dict(type=ours))
-    if wrapper.type.split(".")[-1] in _REPLACED:
-        wrapper = ConfigDict(type=ours)
-    ratios = SEGMENTATION_RATIOS if segments else DETECTION_RATIOS
-    for data in datasets_of(cfg, ("test",)):
-        data.pipeline = copy.deepcopy(cfg.get("tta_pipeline")) or augmented_pipeline(data.pipeline, ratios)
-    cfg.model = ConfigDict(wrapper, module=cfg.model)
-    source = "the config's tta_pipeline" if cfg.get("tta_pipeline") else f"ratios {ratios}, each flipped too"
-    return f"augmented test: {source}"
-
-
-def augmented_pipeline(steps: list[dict], ratios: tuple[float, ...]) -> list[dict]:
-    """Test pipeline -> load, then each ratio with and without a flip, then the other steps.
-
-    A ratio multiplies the scale that the pipeline resizes to, as published; mmseg's own configs multiply
-    the size of the image itself. Annotations are read after the flip, so they stay as they are.
-
-    Raises:
-        UserError: a resize whose scale cannot be multiplied.
-    """
-    kinds = [step.type.split(".")[-1] for step in steps]  # mmseg.Resize is a Resize
-    load = [step for step, kind in zip(steps, kinds, strict=True) if kind.startswith("LoadImage")]
-    resizes = [step for step, kind in zip(steps, kinds, strict=True) if "Resize" in kind]
-    rest = [copy.deepcopy(step) for step in steps if step not in load and step not in resizes]
-    if resizes and [kind for kind in kinds if "Resize" in kind] != ["Resize"]:
-        raise UserError(
-            f"--tta cannot vary {[step.type for step in resizes]}; give the config a tta_pipeline"
-        )
-    resize = resizes[0] if resizes else ConfigDict(type="Resize", scale_factor=1.0, keep_ratio=True)
-    for step in rest:
-        if step.get("meta_keys"):  # the flip has to be known when predictions are turned back
-            step.meta_keys = tuple(dict.fromkeys([*step.meta_keys, "scale_factor", "flip", "flip_direction"]))
-    flips = [ConfigDict(type="RandomFlip", prob=prob, direction="horizontal") for prob in (0.0, 1.0)]
-    variants = [[_scaled(resize, ratio) for ratio in ratios], flips, *([step] for step in rest)]
-    return [*load, ConfigDict(type="TestTimeAug", transforms=variants)]
-
-
-def _scaled(resize: ConfigDict, ratio: float) -> ConfigDict:
-    """The resize step with its scale times ``ratio``."""
-    step = copy.deepcopy(resize)
-    if step.get("scale") is None:
-        factors = step.scale_factor if isinstance(step.scale_factor, tuple) else (step.scale_factor,) * 2
-        step.scale_factor = tuple(factor * ratio for factor in factors)
-    else:
-        scale = (step.scale,) * 2 if isinstance(step.scale, int) else step.scale
-        step.scale = tuple(int(side * ratio) for side in scale)
-    return step
 
 
 class _OneByOne(BaseTTAModel):

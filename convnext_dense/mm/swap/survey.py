@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 from mmengine.config import Config
 from tqdm import tqdm
 
-from convnext_dense.mm.engine.runner import load_config
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import swap_backbone
 from convnext_dense.mm.swap.probe import RefusedError
 from convnext_dense.mm.swap.smoke_test import try_model

@@ -20,7 +20,7 @@ from repository import ASSETS, ROOT
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.bench import accuracy, reproduce
-from convnext_dense.mm.engine.runner import load_config
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.results import paper, records
 from convnext_dense.results.records import read_records
 

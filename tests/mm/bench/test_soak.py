@@ -40,7 +40,7 @@ def test_a_full_disk_is_survived(case, alone, tmp_path):
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_both_recipes_accumulate_and_keep_the_best(tmp_path, task):
     from convnext_dense.mm.config.edit import set_batch
-    from convnext_dense.mm.engine.runner import load_config
+    from convnext_dense.mm.config.load import load_config
 
     cfg = load_config(str(soak.make_case(task, tmp_path, tmp_path, 8).config))
     set_batch(cfg, 1)

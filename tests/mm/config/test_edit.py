@@ -17,9 +17,9 @@ from convnext_dense.mm.config.edit import (
     set_plain_batch_norm,
     set_pretrained,
 )
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.engine.launch import select_device, start_processes
-from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain, one_line_errors
 
 DATASET = dict(

@@ -13,10 +13,10 @@ from PIL import Image
 from repository import ROOT
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets import custom_classes
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import datasets_of, set_data_root
-from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from convnext_dense.data.synthetic import make_shapes
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets import repair, transforms
 from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.datasets.repair import set_tolerant_data, tolerate_bad_data
 from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.engine.loops import STEP_LOOPS
-from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.errors import explain
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}

@@ -17,9 +17,9 @@ from repository import ROOT
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.bench.soak import differences
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine.checkpoints import load_model, read_checkpoint
 from convnext_dense.mm.engine.fsdp import blocks_to_recompute, plain_name, set_fsdp, with_names, with_numbers
-from convnext_dense.mm.engine.runner import load_config
 
 STEPS, HALF = 4, 2
 

@@ -17,8 +17,8 @@ from waiting import HANGS
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet and mmseg are imported)
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.tta import augmented_pipeline, set_tta
 from convnext_dense.mm.models import sliding_window
-from convnext_dense.mm.models.tta import augmented_pipeline, set_tta
 
 DEMOS = {"seg": "upernet_shapes", "det": "mask_rcnn_shapes"}
 LAYOUTS = {"seg": "ade20k", "det": "coco"}

@@ -23,9 +23,9 @@ from PIL import Image
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.edit import set_amp, set_batch, set_checkpoints, set_pretrained
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import set_data_root
-from convnext_dense.mm.engine.runner import load_config
 from convnext_dense.mm.preflight import steps
 from convnext_dense.mm.preflight.data import AT_ONCE, Item, _in_threads, check_everything
 from convnext_dense.mm.preflight.plan import disk_of, length_of, plan_rates, span_of

@@ -11,7 +11,7 @@ from repository import ROOT
 from torch import nn
 
 from convnext_dense import ARCHS
-from convnext_dense.mm.engine.runner import load_config
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import learning_rate, swap_backbone
 from convnext_dense.mm.swap.channels import new_list, new_number
 from convnext_dense.mm.swap.heads import float32_changes
