@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from typing import Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
+
+from convnext_dense.support.system import installed_version
 
 Status = Literal["ok", "note", "fail"]
 
@@ -56,14 +57,6 @@ class Check(NamedTuple):
     def __str__(self) -> str:
         line = f"{self.status:>4}  {self.name:<16} {self.detail}"
         return f"{line}\n{'':24}-> {self.remedy}" if self.remedy else line
-
-
-def installed_version(package: str) -> str | None:
-    """Version of an installed distribution, ``None`` when it is absent."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def probe(code: str) -> tuple[bool, str]:

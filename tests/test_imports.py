@@ -1,4 +1,4 @@
-"""The arrows of the design: core <- mm <- tools, and only mm knows OpenMMLab."""
+"""Which room may import which: core <- mm <- tools, and only mm knows OpenMMLab."""
 
 import ast
 import subprocess
@@ -9,6 +9,40 @@ import pytest
 from repository import ROOT
 
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
+# room -> rooms that it may import; every room may import `errors`
+ARROWS: dict[str, list[str]] = {
+    "errors": [],
+    "recipes": [],
+    "support": [],
+    "ops": [],
+    "doctor": ["support"],
+    "layers": ["support"],
+    "data": ["support"],
+    "evaluation": ["support"],
+    "models": ["layers", "support"],
+    "checkpoints": ["models", "layers", "support"],
+    "results": ["evaluation", "recipes", "support"],
+    "bench": ["models", "layers", "checkpoints", "results", "support"],
+    "reports": ["bench", "models", "results", "evaluation", "support"],
+    "": ["checkpoints", "models", "recipes"],  # the public names
+    # the adapter: its rooms may import the core and these
+    "mm.errors": [],
+    "mm.logs": [],
+    "mm.mmcv_ext": [],
+    "mm.models": [],
+    "mm.datasets": [],
+    "mm.config": ["mm.models", "mm.datasets", "mm"],  # reading a config registers the types that it names
+    "mm.evaluation": ["mm.config", "mm.datasets"],
+    "mm.engine": ["mm.config", "mm.datasets", "mm.models"],
+    "mm.preflight": ["mm.engine", "mm.config", "mm.datasets", "mm.models"],
+    "mm.swap": ["mm.config", "mm.models", "mm"],
+    # training asks for the preflight (`--preflight`), which needs nothing of training's command
+    "mm.apis": ["mm.preflight", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets", "mm.models"],
+    "mm.bench": ["mm.apis", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets", "mm.models"],
+    "mm": ["mm.engine", "mm.datasets", "mm.models"],  # registers
+}
+CORE_ROOMS = [room for room in ARROWS if not room.startswith("mm")]
+ANYWHERE = {"": ["errors"], "mm": [*CORE_ROOMS, "mm.errors", "mm.logs", "mm.mmcv_ext"]}
 # returns an mmengine Config by contract; imports mmengine only when called
 LAZY = {("convnext_dense/recipes.py", "mmengine")}
 
@@ -27,6 +61,20 @@ def imports_of(path: Path) -> set[str]:
 
 def files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    """``convnext_dense.mm.engine.loops`` -> ``mm.engine``; a module of the root is a room of its own."""
+    parts = module.split(".")[1:]
+    folder = ROOT.joinpath("convnext_dense", *parts)
+    return ".".join(parts if folder.is_dir() or len(parts) < 2 or parts[:-1] == ["mm"] else parts[:-1])
+
+
+def module_of(name: str) -> str:
+    """The module or package that a dotted name of ours lies in."""
+    while not (ROOT / (path := name.replace(".", "/"))).is_dir() and not (ROOT / f"{path}.py").is_file():
+        name = name.rpartition(".")[0]
+    return name
 
 
 CORE = [path for path in files("convnext_dense") if "mm" not in path.relative_to(ROOT).parts]
@@ -58,3 +106,31 @@ import torch, convnext_dense
 assert len(convnext_dense.ConvNeXt('tiny')(torch.zeros(1, 3, 32, 32))) == 4
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_table_has_every_room():
+    package = ROOT / "convnext_dense"
+    modules = [path.relative_to(ROOT).with_suffix("") for path in files("convnext_dense")]
+    rooms = {room_of(".".join(path.parts).removesuffix(".__init__")) for path in modules}
+    assert rooms == set(ARROWS)
+    for folder in [package, *package.rglob("*/")]:
+        if folder.name != "__pycache__":
+            assert (folder / "__init__.py").read_text().startswith('"""'), f"{folder}: no contents page"
+
+
+@pytest.mark.parametrize("path", files("convnext_dense"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows(path):
+    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    allowed = {room, *ARROWS[room], *ANYWHERE["mm" if room.startswith("mm") else ""]}
+    for name in imports_of(path):
+        if name.split(".")[0] == "convnext_dense":
+            assert room_of(module_of(name)) in allowed, f"{room} imports {name}"
+
+
+def test_arrows_form_no_circle():
+    """Reading a config registers types, so ``mm`` itself is left out."""
+    arrows = {room: [to for to in targets if to != "mm"] for room, targets in ARROWS.items() if room != "mm"}
+    while arrows:
+        leaves = {room for room, targets in arrows.items() if not set(targets) & set(arrows)}
+        assert leaves, f"a circle among {sorted(arrows)}"
+        arrows = {room: targets for room, targets in arrows.items() if room not in leaves}

@@ -1,9 +1,7 @@
 """Measurements side by side as records, and records as a table."""
 
-import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 
@@ -18,7 +16,7 @@ from convnext_dense.bench.timing import (
     peak_bytes,
     time_interleaved,
 )
-from convnext_dense.doctor import installed_version
+from convnext_dense.support.system import device_name, versions
 
 
 def measure(
@@ -97,7 +95,7 @@ def record_of(
         compiled=conditions.compiled,
         device=device_name(conditions.device),
         threads=torch.get_num_threads(),
-        versions=versions(),
+        versions=versions(("convnext_dense", "torch", *LIBRARIES)),
         repeats=len(shown),
         clock="cuda" if runs.device else "cpu",
         median_ms=_round(median) if median else None,
@@ -116,28 +114,6 @@ def record_of(
 
 def _round(value: float) -> float:
     return float(f"{value:.5g}")
-
-
-def device_name(device: torch.device | str) -> str:
-    """The GPU's or the CPU's name."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_name() if device.type == "cpu" else device.type
-
-
-def cpu_name() -> str:
-    """As the system calls it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Of what a time depends on; packages that are absent are left out."""
-    found = {name: installed_version(name) for name in ("convnext_dense", "torch", *LIBRARIES)}
-    return {"python": platform.python_version(), **{k: v for k, v in found.items() if v}}
 
 
 def format_records(records: Sequence[Mapping]) -> str:

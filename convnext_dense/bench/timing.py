@@ -24,6 +24,7 @@ from convnext_dense.layers.fused_block import fuse
 from convnext_dense.layers.lean_block import pieces
 from convnext_dense.layers.onednn_linear import linear, pack
 from convnext_dense.models.archs import resolve_arch
+from convnext_dense.support.system import proc_bytes
 
 MIB = 2**20
 Size = tuple[int, int]
@@ -128,16 +129,11 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, or using it again would not show
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is used now
-        before = _status_bytes("VmRSS")
+        before = proc_bytes("/proc/self/status", "VmRSS")
         run()
-        return max(_status_bytes("VmHWM") - before, 0)
+        return max(proc_bytes("/proc/self/status", "VmHWM") - before, 0)
     except (OSError, KeyError, AttributeError, TypeError):  # not Linux, or another C library
         return None
-
-
-def _status_bytes(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(dict(line.split(":", 1) for line in lines if ":" in line)[key].split()[0]) * 1024
 
 
 # -------------------------------------------------------------------------------------------------- time

@@ -17,9 +17,6 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from convnext_dense.bench.complexity import Complexity, count_macs, count_params
-from convnext_dense.bench.records import (
-    device_name,
-)
 from convnext_dense.bench.timing import (
     MIB,
     Size,
@@ -29,6 +26,7 @@ from convnext_dense.bench.timing import (
 from convnext_dense.errors import ArgumentError
 from convnext_dense.models.roadmap import STEPS, Roadmap, Step
 from convnext_dense.results import paper
+from convnext_dense.support.system import device_name
 
 ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
 PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs

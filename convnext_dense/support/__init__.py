@@ -1,4 +1,5 @@
 """Room of helpers that know nothing of ConvNeXt.
 
-``files`` (atomic writes), ``optional_packages`` (one gate for packages that may be absent), ``seeding``.
+``files`` (atomic writes), ``optional_packages`` (one gate for packages that may be absent), ``seeding``,
+``system`` (versions, devices, memory).
 """

@@ -3,7 +3,6 @@
 import copy
 import datetime
 import json
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from convnext_dense.checkpoints.read import checkpoint_file
-from convnext_dense.doctor import installed_version
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import (
     Evaluator,
@@ -50,8 +48,9 @@ from convnext_dense.results.records import (
     find_record,
     read_records,
 )
+from convnext_dense.support.system import device_name, versions
 
-VERSIONS = (
+PACKAGES = (
     "convnext_dense",
     "torch",
     "mmengine",
@@ -244,9 +243,10 @@ def run_protocol(job: Job) -> Evaluation | None:
         "checkpoint": dict(name=job.checkpoint.name, **same["checkpoint"]),
         "seconds": round(time.monotonic() - start, 1),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "device": device_name(),
+        "device": device_name(get_device()),
+        "threads": torch.get_num_threads(),
         "ops": current_ops(),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "complexity": _complexity(cfg),
     }
     judge = judge_detection if task == "detection" else judge_segmentation
@@ -345,17 +345,3 @@ def _complexity(cfg: Config) -> dict | None:
 
 def _data_name(job: Job, dataset: object) -> str:
     return Path(job.options.data_root or dataset.data_root or "data").resolve().name
-
-
-def device_name() -> str:
-    """GPU by name, or the CPU's architecture and threads."""
-    if get_device() == "cuda":
-        return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"{get_device()} ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a figure depends on; packages that are absent are left out."""
-    found = {name: installed_version(name) for name in VERSIONS}
-    return {"python": platform.python_version(), **{k: v for k, v in found.items() if v}}

@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from convnext_dense.checkpoints.read import read_with_meta
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import NAME, Evaluation
 from convnext_dense.mm.bench.accuracy import (
+    PACKAGES,
     Job,
-    device_name,
     identity,
     row_of,
     run_protocol,
-    versions,
 )
 from convnext_dense.mm.bench.rows import newest_checkpoint
 from convnext_dense.mm.config.load import load_config
@@ -28,6 +28,7 @@ from convnext_dense.reports.html import Group, RunReport, build_page
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record
 from convnext_dense.support.files import write_text
+from convnext_dense.support.system import device_name, versions
 
 
 def write_report(
@@ -163,9 +164,9 @@ def checkpoint_lines(checkpoint: Path | None) -> list[tuple[str, str]]:
 def environment_lines(evaluation: Evaluation | None) -> list[tuple[str, str]]:
     """Where the test ran, or where the page was made."""
     record = evaluation.record if evaluation else {}
-    found = record.get("versions") or versions()
+    found = record.get("versions") or versions(PACKAGES)
     return [
-        ("device", record.get("device") or device_name()),
+        ("device", record.get("device") or device_name(get_device())),
         ("RoIAlign and NMS", record.get("ops") or current_ops()),
         ("system", f"{platform.system()} {platform.machine()}"),
         *found.items(),

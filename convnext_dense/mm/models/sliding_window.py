@@ -7,7 +7,6 @@ height, and reduced to its labels.
 """
 
 import itertools
-import os
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.models.precision import to_float32
+from convnext_dense.support.system import free_memory
 
 BAND_BYTES = 64 * 2**20  # of logits handled at a time
 LARGEST_BATCH = 16  # of windows; more fill no GPU better
@@ -29,17 +29,6 @@ def choose_window_batch(free: int, pixels: int, classes: int) -> int:
     """How many windows of ``pixels`` pixels to run at once, when half of ``free`` bytes may be used."""
     bytes_per_window = 4 * pixels * (2 * classes + FEATURES_PER_PIXEL)  # logits before and after their resize
     return max(1, min(LARGEST_BATCH, free // 2 // bytes_per_window))
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that tensors on ``device`` could still take."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return 4 * 2**30
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.models.precision import to_float32
-from convnext_dense.mm.models.sliding_window import BoundedPredict, free_memory
+from convnext_dense.mm.models.sliding_window import BoundedPredict
+from convnext_dense.support.system import free_memory
 
 
 class _OneByOne(BaseTTAModel):

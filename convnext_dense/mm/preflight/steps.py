@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from convnext_dense.bench.timing import peak_bytes, time_once
-from convnext_dense.mm.models.sliding_window import free_memory
 from convnext_dense.mm.preflight.samples import Samples
 from convnext_dense.mm.preflight.shape import around, pad
 from convnext_dense.reports.preflight import USABLE, Line, largest_batch, memory_line
+from convnext_dense.support.system import free_memory, used_memory
 
 LOADER_SECONDS = 20.0
 CLEAR = 128 * 2**20  # bytes of a step beside which what else a process does is small
@@ -74,7 +74,7 @@ def measure_steps(
     model.train()
     least = min(least, batch_size)
     step(samples.warm_up(least))  # optimizer state is allocated
-    before, free = memory_now(device), available_memory(device)
+    before, free = used_memory(device), available_memory(device)
     peaks: dict[int, int] = {}
     seconds: list[float] = []
 
@@ -143,31 +143,11 @@ def timed_peak(run: Callable[[], None], device: torch.device) -> tuple[float, in
     return taken[-1], peak
 
 
-def memory_now(device: torch.device) -> int:
-    """Bytes of tensors on a GPU, or of this process on a CPU; 0 where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) * 1024
-    except (OSError, StopIteration):
-        return 0
-
-
 def available_memory(device: torch.device) -> int:
-    """Bytes that a step may take beside what is there.
-
-    On a CPU what the file cache holds counts as free, and the processes of this machine share it.
-    """
+    """Bytes that a step may take beside what is there; the processes of a machine share its memory."""
     if device.type != "cpu":
         return free_memory(device)
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE") or dist.get_world_size())
-    try:
-        with open("/proc/meminfo") as file:
-            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
-    except (OSError, StopIteration):
-        free = free_memory(device)
-    return free // sharing
+    return free_memory(device) // int(os.environ.get("LOCAL_WORLD_SIZE") or dist.get_world_size())
 
 
 def confirmed(images: int, known: int, fits: Callable[[int], bool]) -> int:
