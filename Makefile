@@ -53,7 +53,7 @@ test: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile)
 
 soak: $(RUNTIME)
-	OMP_NUM_THREADS=1 $(PY) tools/soak.py $(SOAK_ARGS)
+	OMP_NUM_THREADS=1 $(PY) tools/dev/soak.py $(SOAK_ARGS)
 
 lint: $(DEV)
 	$(PY) -m ruff check .
@@ -77,19 +77,19 @@ peers: $(PEERS)/.installed
 
 zoo: $(RUNTIME)
 	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn
-	OMP_NUM_THREADS=1 $(PY) -W ignore tools/zoo.py
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py
 
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py
 
 # The backbone at 512x512, where all of it takes a few minutes; docs/performance.md has the other commands.
-BACKBONE = OMP_NUM_THREADS=1 $(PEERS)/bin/python -W ignore tools/bench_backbone.py
+BACKBONE = OMP_NUM_THREADS=1 $(PEERS)/bin/python -W ignore tools/dev/bench_backbone.py
 bench: $(RUNTIME) $(PEERS)/.installed
 	$(BACKBONE) tiny base --pass training --device meta --shape 512 512 --memory plain lean leaner
 	$(BACKBONE) tiny --shape 512 512 --channels-last --bound --memory plain lean leaner
 	$(BACKBONE) tiny --shape 512 512 --pass inference --dtype bf16 --channels-last --bound
-	$(PY) tools/bench_ops.py
-	$(PY) tools/bench_windows.py
+	$(PY) tools/dev/bench_ops.py
+	$(PY) tools/dev/bench_windows.py
 
 tables: $(RUNTIME)
-	$(PY) tools/tables.py
+	$(PY) tools/dev/tables.py

@@ -3,18 +3,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from namings import ENTRIES, MICRO, random_state
 from PIL import Image
+from repository import ROOT
 
 from convnext_dense import CheckpointError, Classifier
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
 
-TOOL = Path(__file__).resolve().parent.parent / "tools/predict.py"
+TOOL = ROOT / "tools/predict.py"
 
 
 def test_the_image_is_cropped_centrally_and_normalised(tmp_path):

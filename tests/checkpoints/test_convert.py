@@ -2,18 +2,18 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from namings import ENTRIES, MICRO, random_state
+from repository import ROOT
 
 from convnext_dense import CheckpointError, Classifier, ConvNeXt, IsotropicConvNeXt, load_checkpoint
 from convnext_dense.checkpoints.convert import TARGETS, build_model, convert, write_checkpoint
 from convnext_dense.checkpoints.load import own_tensors
 from convnext_dense.checkpoints.read import read_state_dict
 
-TOOL = Path(__file__).resolve().parent.parent / "tools/convert_checkpoint.py"
+TOOL = ROOT / "tools/convert_checkpoint.py"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:

@@ -3,12 +3,12 @@
 import importlib
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from op_cases import features_like, loop_nms, loop_soft_nms, random_boxes, random_rois
+from repository import ROOT
 
 import convnext_dense.mm.mmcv_ext as adapter
 from convnext_dense import ops
@@ -88,8 +88,8 @@ def test_compiled_ops_that_do_not_load_count_as_absent(uninstalled, error):
 
 def test_without_mmcv_says_how_to_get_it():
     code = "import sys; sys.modules['mmcv'] = None; import convnext_dense.mm.mmcv_ext"  # the package installs
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "make setup" in done.stderr.splitlines()[-1]
 
 

@@ -339,7 +339,16 @@ def test_the_document_shows_the_measured_record():
 def test_command_line(tmp_path):
     (tmp_path / "roadmap.md").write_text("<!-- roadmap table: begin -->\n<!-- roadmap table: end -->\n")
     done = run_tool(
-        "tools/roadmap.py", "--steps", "patchify", "--size", "64", "64", "--repeats", "1", "-o", str(tmp_path)
+        "tools/dev/roadmap.py",
+        "--steps",
+        "patchify",
+        "--size",
+        "64",
+        "64",
+        "--repeats",
+        "1",
+        "-o",
+        str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
     assert "| `patchify` |" in done.stdout and "patchify: " in done.stderr
@@ -347,5 +356,5 @@ def test_command_line(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         *("roadmap.md", "roadmap.json", "roadmap.png", "roadmap.svg")
     }
-    done = run_tool("tools/roadmap.py", "--redraw", "-o", str(tmp_path / "none"))
+    done = run_tool("tools/dev/roadmap.py", "--redraw", "-o", str(tmp_path / "none"))
     assert done.returncode == 2 and done.stderr.startswith("error: --redraw: no ")

@@ -2,15 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 
 from convnext_dense import Classifier
 from convnext_dense.checkpoints.load import own_tensors
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/convert_checkpoint.py"
+TOOL = ROOT / "tools/convert_checkpoint.py"
 
 
 @pytest.mark.parametrize("use_grn", [False, True])

@@ -287,7 +287,7 @@ def test_only_what_stands_between_the_comments_is_replaced():
 
 def test_the_command_tells_outdated_tables(tmp_path):
     append_record(tmp_path / "a.jsonl", record(**{"box AP": 50.5, "mask AP": 43.7}))
-    command = [sys.executable, str(ROOT / "tools" / "tables.py"), "--check", "--results", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "tools/dev/tables.py"), "--check", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert "run `make tables`" in done.stderr and "+0.1" in done.stdout

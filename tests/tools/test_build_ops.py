@@ -4,10 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-SPEC = importlib.util.spec_from_file_location(
-    "build_ops", Path(__file__).resolve().parent.parent / "tools" / "build_ops.py"
-)
+SPEC = importlib.util.spec_from_file_location("build_ops", ROOT / "tools" / "build_ops.py")
 
 
 @pytest.fixture

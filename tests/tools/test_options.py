@@ -13,7 +13,7 @@ import pytest
 from repository import ROOT
 
 FROZEN = ROOT / "tests/assets/options.json"
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+TOOLS = {path.stem: path for path in sorted((ROOT / "tools").rglob("*.py"))}
 
 
 class _Parsed(Exception):
@@ -26,7 +26,7 @@ def parser_of(tool: str) -> argparse.ArgumentParser:
     def stop(parser: argparse.ArgumentParser, *args: object) -> None:
         raise _Parsed(parser)
 
-    spec = importlib.util.spec_from_file_location(f"tools_{tool}", ROOT / "tools" / f"{tool}.py")
+    spec = importlib.util.spec_from_file_location(f"tools_{tool}", TOOLS[tool])
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     with (
@@ -52,18 +52,18 @@ def options_of(parser: argparse.ArgumentParser) -> dict:
 
 
 def has_parser(tool: str) -> bool:
-    return "ArgumentParser" in (ROOT / "tools" / f"{tool}.py").read_text()
+    return "ArgumentParser" in TOOLS[tool].read_text()
 
 
-@pytest.mark.parametrize("tool", [tool for tool in TOOLS if has_parser(tool)])
+@pytest.mark.parametrize("tool", sorted(filter(has_parser, TOOLS)))
 def test_options_are_the_frozen_ones(tool):
     assert options_of(parser_of(tool)) == json.loads(FROZEN.read_text())[tool]
 
 
 def test_every_command_is_frozen():
-    assert sorted(json.loads(FROZEN.read_text())) == [tool for tool in TOOLS if has_parser(tool)]
+    assert sorted(json.loads(FROZEN.read_text())) == sorted(filter(has_parser, TOOLS))
 
 
 if __name__ == "__main__":
-    current = {tool: options_of(parser_of(tool)) for tool in TOOLS if has_parser(tool)}
+    current = {tool: options_of(parser_of(tool)) for tool in sorted(filter(has_parser, TOOLS))}
     FROZEN.write_text(json.dumps(current, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Where the time of a detector's training step and of its evaluation goes, part by part.
 
-    OMP_NUM_THREADS=1 python tools/profile_step.py mask_rcnn/convnext_t_3x --data-root data/coco --steps 2
-    OMP_NUM_THREADS=1 python tools/profile_step.py cascade/convnext_t_3x --evaluate --data-root data/coco
+    OMP_NUM_THREADS=1 python tools/dev/profile_step.py mask_rcnn/convnext_t_3x --data-root data/coco --steps 2
+    OMP_NUM_THREADS=1 python tools/dev/profile_step.py cascade/convnext_t_3x --evaluate --data-root data/coco
 
 CPU seconds an image, of each part without the parts inside it, on random weights. These find nothing, so the
 evaluation has the fixed load of `tools/benchmark.py speed`: 1000 RoIs, and 100 masks pasted.
@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 

@@ -1,8 +1,8 @@
 """Measure each step from ResNet-50 to ConvNeXt-T: latency, kept activations, MACs and parameters.
 
-    OMP_NUM_THREADS=1 python tools/roadmap.py -o docs
-    python tools/roadmap.py --size 512 512 --repeats 3 -o work_dirs/roadmap
-    python tools/roadmap.py --redraw -o docs      # table and figure again, without measuring
+    OMP_NUM_THREADS=1 python tools/dev/roadmap.py -o docs
+    python tools/dev/roadmap.py --size 512 512 --repeats 3 -o work_dirs/roadmap
+    python tools/dev/roadmap.py --redraw -o docs      # table and figure again, without measuring
 
 Writes roadmap.json, roadmap.png and roadmap.svg into the folder, renews the table in its roadmap.md where it
 has one, and prints the table.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from convnext_dense.errors import UserError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.models.roadmap import STEPS

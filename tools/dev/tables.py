@@ -9,7 +9,7 @@ from convnext_dense.results.records import read_records
 from convnext_dense.results.tables import generated
 from convnext_dense.support.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Time a segmentor's sliding windows: ours in batches against mmseg's loop, to label maps.
 
-    python tools/bench_windows.py [--size 1024 2048] [--classes 150] [--repeats 5] [--window-batch N]
+    python tools/dev/bench_windows.py [--size 1024 2048] [--classes 150] [--repeats 5] [--window-batch N]
 
 UperNet of the demo with random weights, windows of 512 with a stride of 341 as published. Prints medians of
 interleaved runs, so that a busy machine slows both sides alike, and the largest tensor that each side makes.
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from mmengine.config import ConfigDict

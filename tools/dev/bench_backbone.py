@@ -1,6 +1,6 @@
 """Time and memory of the backbone beside other libraries', where mmdet and pycocotools need not be installed.
 
-    OMP_NUM_THREADS=1 python tools/bench_backbone.py tiny --pass training --shape 512 512
+    OMP_NUM_THREADS=1 python tools/dev/bench_backbone.py tiny --pass training --shape 512 512
 
 mmpretrain cannot be imported beside current versions of what mmdet needs, so the peers have an environment
 of their own (`make peers`). The options are those of `tools/benchmark.py speed`, which also measures whole
@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from convnext_dense.mm.bench.speed_command import add_arguments, speed
 from convnext_dense.mm.errors import one_line_errors

@@ -1,6 +1,6 @@
 """Time RoIAlign and NMS: ours, and compiled mmcv where it is installed.
 
-    python tools/bench_ops.py [--repeats 7] [--threads 2]
+    python tools/dev/bench_ops.py [--repeats 7] [--threads 2]
 
 Prints medians of interleaved runs, so that a busy machine slows both sides alike.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import Tensor

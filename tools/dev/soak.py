@@ -1,7 +1,7 @@
 """Kill training at random, fill its disk, watch its memory; it has to end with the bits of a run left alone.
 
-python tools/soak.py              # 20 kills each, 2000 steps for the memory: about ten minutes on two cores
-python tools/soak.py --kills 3 --memory-steps 0
+python tools/dev/soak.py              # 20 kills each, 2000 steps for the memory: ten minutes on two cores
+python tools/dev/soak.py --kills 3 --memory-steps 0
 """
 
 import argparse
