@@ -33,7 +33,8 @@ setup(
     package_data={"convnext_dense.configs": ["**/*.py"]},
     # Neither mmcv nor mmcv-lite: both install the module ``mmcv``, and pip would
     # put one over the other. The extras say which one is meant.
-    install_requires=["torch>=2.1", "numpy>=1.22", "safetensors>=0.4"],
+    install_requires=["torch>=2.6", "numpy>=1.22", "safetensors>=0.4"],
+    entry_points={"console_scripts": ["convnext-dense = convnext_dense.cli:main"]},
     extras_require={
         "lite": [*OPENMMLAB, "mmcv-lite>=2.0,<2.2"],
         "full": [*OPENMMLAB, "mmcv>=2.0,<2.2"],

@@ -1,15 +1,6 @@
-"""Report versions, devices, op backend and resume; exit status 1 when something must be mended."""
+"""What this machine has and lacks: python tools/doctor.py"""
 
-from convnext_dense.doctor import run_checks
-
-
-def main() -> None:
-    checks = run_checks()
-    print(*checks, sep="\n")
-    failed = sum(check.status == "fail" for check in checks)
-    print(f"\n{failed} of {len(checks)} checks failed" if failed else "\nready")
-    raise SystemExit(1 if failed else 0)
-
+from convnext_dense.commands.doctor import main
 
 if __name__ == "__main__":
     main()

@@ -1,61 +1,6 @@
-"""Show the parameter groups and learning rates of a recipe without training, data or weights."""
+"""Groups and learning rates of a recipe: python tools/explain_lr.py CONFIG"""
 
-import argparse
-import json
-
-from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.config.lr_plan import GroupPlan, Plan, draw, make_plan
-from convnext_dense.mm.errors import one_line_errors
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="path of a config, or a recipe's name such as cascade/convnext_b_3x")
-    parser.add_argument("--json", action="store_true", help="print the groups as JSON")
-    parser.add_argument("--plot", metavar="FILE", help="write the curves to an image")
-    parser.add_argument(
-        "--iters-per-epoch", type=int, metavar="N", help="for recipes by epoch (default: COCO train2017's)"
-    )
-    args = parser.parse_args()
-    with one_line_errors():
-        cfg = load_config(args.config)
-        try:
-            plan = make_plan(cfg, args.iters_per_epoch)
-        except (TypeError, ValueError) as error:
-            parser.error(str(error))
-        if args.plot:
-            draw(plan, args.plot, title=args.config)
-        print(as_json(plan) if args.json else as_table(plan))
-
-
-def as_json(plan: Plan) -> str:
-    groups = [group._asdict() for group in plan.groups]
-    return json.dumps(dict(iterations=len(plan.rates), groups=groups), indent=1)
-
-
-def as_table(plan: Plan) -> str:
-    """One line a group, from the input to the heads."""
-    header = ("layer", "tensors", "params", "lr start", "peak", "end", "weight decay", "what is in it")
-    rows = [header, *(row(group) for group in plan.groups)]
-    widths = [max(len(cells[i]) for cells in rows) for i in range(len(header) - 1)]
-    lines = [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=True)), cells[-1]])
-        for cells in rows
-    ]
-    tensors = sum(group.tensors for group in plan.groups)
-    params = sum(group.params for group in plan.groups)
-    lines.append(f"{len(plan.groups)} groups, {tensors} tensors, {params:,} trained parameters, ")
-    lines[-1] += f"{len(plan.rates):,} iterations"
-    return "\n".join(lines)
-
-
-def row(group: GroupPlan) -> tuple[str, ...]:
-    layer = "all" if group.layer is None else str(group.layer)
-    rates = (f"{rate:.4g}" for rate in (group.lr_start, group.lr_peak, group.lr_end))
-    return (
-        layer, str(group.tensors), f"{group.params:,}", *rates, f"{group.weight_decay:g}", group.contents
-    )  # fmt: skip
-
+from convnext_dense.commands.explain_lr import main
 
 if __name__ == "__main__":
     main()

@@ -1,38 +1,6 @@
-"""Put a ConvNeXt in the place of the backbone of any mmdet or mmseg config, and try it at once."""
+"""A ConvNeXt in any config: python tools/swap_backbone.py mmdet::CONFIG"""
 
-import argparse
-from pathlib import Path
-
-from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.swap.backbone import swap_backbone
-from convnext_dense.mm.swap.smoke_test import try_model
-from convnext_dense.mm.swap.write import default_output, format_changes, write_config
-from convnext_dense.models.archs import ARCHS
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="path, or mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
-    parser.add_argument("--arch", default="tiny", choices=ARCHS, help="size of the ConvNeXt (default: tiny)")
-    parser.add_argument("--pretrained", metavar="SOURCE", help="weights or none (default: the published)")
-    parser.add_argument("--keep-optim", action="store_true", help="leave the optimizer as it is")
-    parser.add_argument("--no-amp", action="store_true", help="no mixed precision unless the config has it")
-    parser.add_argument("--no-check", action="store_true", help="skip the training step and the prediction")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="config to write")
-    args = parser.parse_args()
-    with one_line_errors():
-        swap = swap_backbone(
-            load_config(args.config), args.arch, args.pretrained, args.keep_optim, amp=not args.no_amp
-        )
-        print(format_changes(swap.changes))
-        if not args.no_check:
-            print("trying a training step and a prediction ...", flush=True)
-            try_model(swap.cfg)
-        out = args.out or default_output(args.config, args.arch)
-        write_config(swap, args.config, out)
-    print(f"wrote {out}; next: python tools/train.py {out} --data-root ...")
-
+from convnext_dense.commands.swap import main
 
 if __name__ == "__main__":
     main()

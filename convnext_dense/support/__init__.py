@@ -1,5 +1,5 @@
 """Room of helpers that know nothing of ConvNeXt.
 
 ``files`` (atomic writes), ``optional_packages`` (one gate for packages that may be absent), ``seeding``,
-``system`` (versions, devices, memory).
+``command_line`` (which command to name), ``system`` (versions, devices, memory).
 """

@@ -1,19 +1,17 @@
 """Pictures from records: what is drawn, and what is refused."""
 
-import importlib.util
 import json
-import sys
 
 import cv2
 import numpy as np
 import pytest
-from repository import ROOT
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pycocotools")
 
 import evaluations
 
+from convnext_dense.commands import plot
 from convnext_dense.evaluation import detection_errors
 from convnext_dense.evaluation.coco_ap import Precision
 from convnext_dense.reports import charts, curves, gallery, sheets
@@ -37,14 +35,10 @@ def has_colour(picture: np.ndarray, colour: np.ndarray, tolerance: int = 12) -> 
 
 @pytest.fixture
 def plot_tool(monkeypatch):
-    """Runs tools/plot.py with the given arguments in this process."""
-    spec = importlib.util.spec_from_file_location("plot_tool", ROOT / "tools" / "plot.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs ``plot`` with the given arguments in this process."""
 
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, arguments)])
-        module.main()
+        plot.main(list(map(str, arguments)))
 
     return run
 

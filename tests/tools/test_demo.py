@@ -1,6 +1,5 @@
 """The demo: its configs fit its data, and the whole of it runs through in a few steps."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,19 +10,10 @@ from mmengine.config import Config
 from repository import ROOT
 from waiting import HANGS
 
+from convnext_dense.commands import demo
 from convnext_dense.data import synthetic
 
 CONFIGS = {"detection": "mask_rcnn_shapes", "segmentation": "upernet_shapes"}
-
-
-@pytest.fixture(scope="module")
-def demo():
-    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 def config(name: str) -> Config:
@@ -54,7 +44,7 @@ def test_models_stay_small(name):
 @pytest.mark.parametrize(
     ("value", "verdict", "good"), [(0.90, "ok", True), (0.85, "ok", True), (0.84, "MISSED", False)]
 )
-def test_the_report_judges_each_target(demo, value, verdict, good):
+def test_the_report_judges_each_target(value, verdict, good):
     coco = {"coco/bbox_mAP": 0.8, "coco/bbox_mAP_50": 0.95, "coco/segm_mAP_50": 0.95}
     table, reached = demo.report({"detection": coco, "segmentation": {"mIoU": 100 * value}})
     assert reached is good

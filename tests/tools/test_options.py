@@ -1,41 +1,54 @@
 """The command lines and their options are a contract: a change of code that changes them shows here.
 
-After a change that is meant, ``python tests/tools/test_options.py`` rewrites ``tests/assets/options.json``.
+After a change that is meant, ``PYTHONPATH=tests/helpers python tests/tools/test_options.py``
+rewrites ``tests/assets/options.json``.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import sys
+from types import ModuleType
 from unittest import mock
 
 import pytest
 from repository import ROOT
 
+from convnext_dense.cli import COMMANDS
+
 FROZEN = ROOT / "tests/assets/options.json"
 TOOLS = {path.stem: path for path in sorted((ROOT / "tools").rglob("*.py"))}
+SUBCOMMANDS = {f"convnext-dense {name}": module for name, (module, _) in COMMANDS.items()}
 
 
 class _Parsed(Exception):
     """Carries the parser out of a command's ``main``."""
 
 
+def load(tool: str) -> ModuleType:
+    """The module of a command."""
+    if tool in SUBCOMMANDS:
+        return importlib.import_module(f"convnext_dense.commands.{SUBCOMMANDS[tool]}")
+    spec = importlib.util.spec_from_file_location(f"tools_{tool}", TOOLS[tool])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def parser_of(tool: str) -> argparse.ArgumentParser:
-    """The parser that a command of ``tools/`` builds."""
+    """The parser that a command of ``tools/`` or a subcommand builds."""
 
     def stop(parser: argparse.ArgumentParser, *args: object) -> None:
         raise _Parsed(parser)
 
-    spec = importlib.util.spec_from_file_location(f"tools_{tool}", TOOLS[tool])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look their module up
     with (
         mock.patch.object(sys, "argv", [tool]),
         mock.patch.object(argparse.ArgumentParser, "parse_args", stop),
         pytest.raises(_Parsed) as parsed,
     ):
-        spec.loader.exec_module(module)
-        module.main()
+        load(tool).main()
     return parsed.value.args[0]
 
 
@@ -51,19 +64,17 @@ def options_of(parser: argparse.ArgumentParser) -> dict:
     return dict(sorted(found.items()))
 
 
-def has_parser(tool: str) -> bool:
-    return "ArgumentParser" in TOOLS[tool].read_text()
+NAMES = sorted([*TOOLS, *SUBCOMMANDS])
 
 
-@pytest.mark.parametrize("tool", sorted(filter(has_parser, TOOLS)))
+@pytest.mark.parametrize("tool", NAMES)
 def test_options_are_the_frozen_ones(tool):
     assert options_of(parser_of(tool)) == json.loads(FROZEN.read_text())[tool]
 
 
 def test_every_command_is_frozen():
-    assert sorted(json.loads(FROZEN.read_text())) == sorted(filter(has_parser, TOOLS))
+    assert sorted(json.loads(FROZEN.read_text())) == NAMES
 
 
 if __name__ == "__main__":
-    current = {tool: options_of(parser_of(tool)) for tool in sorted(filter(has_parser, TOOLS))}
-    FROZEN.write_text(json.dumps(current, indent=1) + "\n")
+    FROZEN.write_text(json.dumps({tool: options_of(parser_of(tool)) for tool in NAMES}, indent=1) + "\n")

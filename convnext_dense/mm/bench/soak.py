@@ -18,9 +18,10 @@ from mmengine.logging import HistoryBuffer
 
 from convnext_dense.mm.engine.checkpoint_io import DONE, newest_checkpoint
 from convnext_dense.mm.engine.checkpoints import read_checkpoint
+from convnext_dense.recipes import config_path
 from convnext_dense.support.files import write_text
 
-TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"
+TRAIN = ("-m", "convnext_dense", "train")
 OPTIONS = ("--seed", "3", "--ema", "0.01", "--checkpoint-minutes", "0.03", "--device", "cpu", "--resume")
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 # of a checkpoint, what is of a process and not of the run
@@ -29,7 +30,7 @@ MAY_DIFFER = re.compile(
 )
 _STEP = re.compile(r"Iter\(train\) \[ *(\d+)/|Epoch\(train\) +\[(\d+)\]\[ *(\d+)/")
 
-# Programs that run tools/train.py on a disk with faults; the product has no hook for them.
+# Programs that train on a disk with faults; the product has no hook for them.
 SLOW_DISK = "real = os.fsync; os.fsync = lambda handle: (time.sleep(0.7), real(handle))[1]"
 FULL_DISK = """calls = []
 def full(handle, real=os.fsync):
@@ -37,10 +38,10 @@ def full(handle, real=os.fsync):
     if len(calls) > 3: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     real(handle)
 os.fsync = full"""
-_PROGRAM = """import errno, os, runpy, sys, time
+_PROGRAM = """import errno, os, sys, time
+from convnext_dense.cli import main
 {fault}
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")"""
+main(["train", *sys.argv[1:]])"""
 
 _COMMON = """
 _base_ = ["{base}"]
@@ -109,7 +110,7 @@ def make_case(task: str, folder: Path, shapes: Path, steps: int, small: bool = F
         small: a model and scenes of 64 pixels, for tests.
     """
     segments = task == "segmentation"
-    base = TRAIN.parents[1] / "configs/demo" / ("upernet_shapes.py" if segments else "mask_rcnn_shapes.py")
+    base = config_path("demo/upernet_shapes" if segments else "demo/mask_rcnn_shapes")
     sampler = "" if segments else ', sampler=dict(_delete_=True, type="DefaultSampler", shuffle=True)'
     text = _COMMON + (SEGMENTATION if segments else DETECTION)
     text = text.format(base=base, steps=steps, part=max(steps // 4, 1), sampler=sampler)
@@ -123,11 +124,11 @@ def make_case(task: str, folder: Path, shapes: Path, steps: int, small: bool = F
 
 
 class Training:
-    """A started ``tools/train.py`` in a session of its own; its output is in ``log``."""
+    """A started training in a session of its own; its output is in ``log``."""
 
     def __init__(self, case: Case, work_dir: Path, fault: str = "") -> None:
-        program = ["-c", _PROGRAM.format(fault=fault)] if fault else []
-        command = [sys.executable, *program, TRAIN, case.config, "--data-root", case.data]
+        program = ["-c", _PROGRAM.format(fault=fault)] if fault else TRAIN
+        command = [sys.executable, *program, case.config, "--data-root", case.data]
         command += ["--work-dir", work_dir, *OPTIONS]
         work_dir.mkdir(parents=True, exist_ok=True)
         self.work_dir = work_dir

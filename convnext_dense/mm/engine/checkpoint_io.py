@@ -19,6 +19,7 @@ from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_position
 from convnext_dense.mm.engine.loops import StepLoop
 from convnext_dense.mm.engine.signals import Interrupted
+from convnext_dense.support.command_line import SCRIPT
 from convnext_dense.support.files import replacing
 
 RECENT = "recent.pth"
@@ -217,7 +218,9 @@ def resume_command(argv: list[str]) -> str:
     asked = "--resume" in names
     if "--launcher" in names:  # torchrun or srun stands before it, with its own arguments
         return "the same command" if asked else "the same command with --resume"
-    return shlex.join(["python", *argv] if asked else ["python", *argv, "--resume"])
+    # the console script has its subcommand in argv[0]; a script of tools/ is run by Python
+    program = argv[0].split() if argv[0].startswith(SCRIPT) else ["python", argv[0]]
+    return shlex.join([*program, *argv[1:], *([] if asked else ["--resume"])])
 
 
 # ---- what to go on from

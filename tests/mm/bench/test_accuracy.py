@@ -1,10 +1,8 @@
 """The benchmark end to end on synthetic shapes: figures against mmdet's and mmseg's own, records, report."""
 
-import importlib.util
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401
+from convnext_dense.commands import benchmark
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import Evaluation
@@ -65,17 +63,13 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def tool(monkeypatch, tmp_path, capsys):
-    """Runs tools/benchmark.py with the given arguments in this process, from an empty folder; its output."""
-    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs ``benchmark`` with the given arguments in this process, from an empty folder; its output."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
         ended = 0
         try:
-            module.main()
+            benchmark.main(list(map(str, arguments)))
         except SystemExit as error:
             ended = error.code or 0
         said = capsys.readouterr()
@@ -288,15 +282,10 @@ def test_all_goes_on_behind_a_row_that_fails(shapes, weights, tmp_path, tool, mo
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     options = Options(data_root=str(shapes / "ade20k"))
     jobs = [Job(SEGMENTOR, tmp_path / "bad.pth", options), Job(SEGMENTOR, weights[SEGMENTOR], options)]
-    module = sys.modules["convnext_dense.mm.bench.rows"]
-    monkeypatch.setattr(module, "jobs_on_disk", lambda *_: iter(jobs))
-    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
-    patched = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(patched)
+    monkeypatch.setattr(benchmark, "jobs_on_disk", lambda *_: iter(jobs))
     for again in (False, True):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", "accuracy", "--all"])
         with pytest.raises(SystemExit) as ended:
-            patched.main()
+            benchmark.main(["accuracy", "--all"])
         assert ended.value.code == 1
         assert len(read_records("results")) == 1, again
 

@@ -6,18 +6,17 @@ second; two more are the released ones, at the released size.
 
 import copy
 import functools
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from repository import ASSETS, ROOT
+from repository import ASSETS
 
+from convnext_dense.commands import benchmark
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.bench import accuracy, reproduce
 from convnext_dense.mm.config.load import load_config
@@ -133,16 +132,12 @@ def small_tables(monkeypatch, data):
 @pytest.fixture
 def tool(monkeypatch, tmp_path, capsys):
     """Runs the command in this process, from an empty folder; its output without that of mmengine."""
-    spec = importlib.util.spec_from_file_location("benchmark_tool", ROOT / "tools" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def run(*arguments: object, status: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", "reproduce", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            module.main()
+            benchmark.main(["reproduce", *map(str, arguments)])
         said = capsys.readouterr()
         assert ended.value.code == status, said.out + said.err
         return said.out + said.err

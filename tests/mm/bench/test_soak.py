@@ -80,11 +80,11 @@ def test_the_last_line_names_the_final_checkpoint(alone):
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_signal_behind_the_end_of_training_is_no_kill(case, tmp_path, monkeypatch, done):
-    """A stand-in for tools/train.py that has no handler any more, or never had one."""
+    """A stand-in for training that has no handler any more, or never had one."""
     script = tmp_path / "train.py"
     lines = "Iter(train) [24/24]\n" + "training is done" * done
     script.write_text(f"import time\nprint({lines!r}, flush=True)\ntime.sleep(30)\n")
-    monkeypatch.setattr(soak, "TRAIN", script)
+    monkeypatch.setattr(soak, "TRAIN", (script,))
     rng = random.Random()
     monkeypatch.setattr(rng, "choice", lambda signals: signal.SIGTERM)
     words = "training ended before the first kill" if done else "SIGTERM ended in status -15"
@@ -93,12 +93,12 @@ def test_a_signal_behind_the_end_of_training_is_no_kill(case, tmp_path, monkeypa
 
 
 def test_what_training_leaves_behind_is_an_error(case, tmp_path, monkeypatch):
-    """A stand-in for tools/train.py that starts a process and goes."""
+    """A stand-in for training that starts a process and goes."""
     script = tmp_path / "train.py"
     script.write_text(
         "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])\n"
     )
-    monkeypatch.setattr(soak, "TRAIN", script)
+    monkeypatch.setattr(soak, "TRAIN", (script,))
     training = soak.Training(case, tmp_path / "run")
     clock = iter(range(0, 1000, 5))
     monkeypatch.setattr(soak.time, "monotonic", lambda: next(clock))

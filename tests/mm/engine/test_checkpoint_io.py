@@ -94,6 +94,7 @@ def test_nothing_is_removed_before_it_is_carried_out(tmp_path):
     [
         (["tools/train.py", "c.py"], "python tools/train.py c.py --resume"),
         (["tools/train.py", "c.py", "--resume"], "python tools/train.py c.py --resume"),
+        (["convnext-dense train", "c.py"], "convnext-dense train c.py --resume"),
         (["tools/train.py", "c.py", "--launcher=slurm"], "the same command with --resume"),
         (["t.py", "c.py", "--work-dir", "my runs"], "python t.py c.py --work-dir 'my runs' --resume"),
     ],

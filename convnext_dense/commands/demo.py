@@ -1,0 +1,211 @@
+"""The demo: make synthetic scenes, train a small detector and a small segmentor, evaluate, draw.
+
+Everything lands in one folder (default: work_dirs/demo): detection.png and segmentation.png show
+predictions beside the truth, curves.png the losses, metrics.json the numbers. The exit status is 1 when a
+target is missed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from convnext_dense.data import synthetic
+from convnext_dense.reports import sheets
+from convnext_dense.support.files import write_json
+
+PICTURES = 12  # validation scenes on a sheet
+
+
+@dataclass(frozen=True)
+class Target:
+    """One number of the report: a metric of a task, in [0, 1], and what it has to reach."""
+
+    task: str
+    metric: str
+    name: str
+    least: float
+    scale: float = 1.0  # mmseg counts in percent
+
+
+TARGETS = (
+    Target("detection", "coco/bbox_mAP", "box AP", 0.70),
+    Target("detection", "coco/bbox_mAP_50", "box AP50", 0.92),
+    Target("detection", "coco/segm_mAP_50", "mask AP50", 0.92),
+    Target("segmentation", "mIoU", "mIoU", 0.85, scale=0.01),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recipe with its data and its corner of the output folder."""
+
+    name: str
+    config: str
+    data: Path
+    images: Path
+    out: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint of the work folder."""
+        return Path((self.out / "last_checkpoint").read_text().strip())
+
+
+def tasks(out: Path) -> tuple[Task, Task]:
+    """Detection and segmentation below the output folder ``out``."""
+    data = out / "shapes"
+    coco, ade = data / "coco", data / "ade20k"
+    return (
+        Task("detection", "demo/mask_rcnn_shapes", coco, coco / "val2017", out / "detection"),
+        Task(
+            "segmentation",
+            "demo/upernet_shapes",
+            ade,
+            ade / "images/validation",
+            out / "segmentation",
+        ),
+    )
+
+
+def run_tool(name: str, *args: object) -> None:
+    """Run one of our command lines as a user would, on one thread unless the environment says otherwise.
+
+    On maps this small a second thread gains little; where another process uses its core, each of the many
+    short operations waits for it, and a step takes twenty times as long.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its own message is on the terminal.
+    """
+    command = [sys.executable, "-m", "convnext_dense", name, *map(str, args)]
+    subprocess.run(command, check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+
+
+def learn(task: Task, steps: int | None) -> dict[str, float]:
+    """Train and evaluate a task; its metrics. ``steps`` replaces the config's number of iterations."""
+    # Evaluation is left to tools/test.py: training would evaluate after its last step, too.
+    overrides = ["train_cfg.val_begin=1000000"]
+    if steps:
+        overrides.append(f"train_cfg.max_iters={steps}")
+    data = ("--work-dir", task.out, "--data-root", task.data)
+    run_tool("train", task.config, *data, "--cfg-options", *overrides)
+    run_tool("test", task.config, task.checkpoint, *data, "--out", task.out / "metrics.json")
+    return json.loads((task.out / "metrics.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------- pictures
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB."""
+    return cv2.imread(str(path))[..., ::-1]
+
+
+def predict(task: Task) -> tuple[list[Path], Path]:
+    """Predict the first validation scenes; their images and the folder of the results."""
+    images, out = sorted(task.images.iterdir())[:PICTURES], task.out / "predictions"
+    run_tool("predict", task.config, task.checkpoint, *images, "--out", out, "--score-thr", 0.5)
+    return images, out
+
+
+def draw_detection(task: Task, path: Path) -> None:
+    """Predicted boxes and masks beside the annotated ones."""
+    images, folder = predict(task)
+    found = json.loads((folder / "predictions.json").read_text())
+    coco = COCO(str(task.data / "annotations" / "instances_val2017.json"))
+    annotations = {image["file_name"]: coco.imgToAnns[image["id"]] for image in coco.imgs.values()}
+    truths = [
+        [
+            sheets.Instance(a["category_id"] - 1, coco.annToMask(a) > 0, a["bbox"])
+            for a in annotations[image.name]
+        ]
+        for image in images
+    ]
+    predictions = [
+        [
+            sheets.Instance(p["category_id"], coco_mask.decode(p["segmentation"]) > 0, p["bbox"], p["score"])
+            for p in found[str(image)]
+        ]
+        for image in images
+    ]
+    sheets.detection_sheet(
+        path, [read_rgb(image) for image in images], truths, predictions, synthetic.CLASSES
+    )
+
+
+def draw_segmentation(task: Task, path: Path) -> None:
+    """Predicted label maps beside the annotated ones."""
+    images, folder = predict(task)
+    maps = task.data / "annotations" / "validation"
+    truths = [cv2.imread(str(maps / f"{image.stem}.png"), cv2.IMREAD_UNCHANGED) - 1 for image in images]
+    predictions = [
+        cv2.imread(str(folder / f"{image.stem}_labels.png"), cv2.IMREAD_UNCHANGED) for image in images
+    ]
+    sheets.segmentation_sheet(
+        path, [read_rgb(image) for image in images], truths, predictions, synthetic.SEGMENTATION_CLASSES
+    )
+
+
+# --------------------------------------------------------------------------------------------- report
+
+
+def report(metrics: dict[str, dict[str, float]]) -> tuple[str, bool]:
+    """A table of the metrics (task -> name -> value) against `TARGETS`, and whether all are reached."""
+    lines = [f"{'':<24} {'reached':>8} {'target':>8}"]
+    good = True
+    for target in TARGETS:
+        value = metrics[target.task][target.metric] * target.scale
+        good &= value >= target.least
+        verdict = "ok" if value >= target.least else "MISSED"
+        lines.append(f"{target.task + ' ' + target.name:<24} {value:>8.3f} {target.least:>8.2f}  {verdict}")
+    return "\n".join(lines), good
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"), help="default: work_dirs/demo")
+    parser.add_argument("--train", type=int, default=1000, help="training scenes (default: 1000)")
+    parser.add_argument("--val", type=int, default=120, help="validation scenes (default: 120)")
+    parser.add_argument("--steps", type=int, help="train for so many steps, and judge no target")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"\n== {text} ({time.monotonic() - start:.0f} s)", flush=True)
+
+    say(f"making {args.train} + {args.val} scenes of shapes")
+    synthetic.make_shapes(args.out / "shapes", args.train, args.val)
+    detection, segmentation = tasks(args.out)
+    metrics = {}
+    for task in (detection, segmentation):
+        say(f"{task.name}: training from scratch")
+        metrics[task.name] = learn(task, args.steps)
+    say("drawing")
+    sheets.plot_training(
+        args.out / "curves.png",
+        {task.name: sheets.read_scalars(task.out) for task in (detection, segmentation)},
+    )
+    draw_detection(detection, args.out / "detection.png")
+    draw_segmentation(segmentation, args.out / "segmentation.png")
+    table, good = report(metrics)
+    write_json(args.out / "metrics.json", metrics)
+    say("done")
+    print(table)
+    print(f"pictures and metrics: {args.out}")
+    raise SystemExit(0 if good or args.steps else 1)

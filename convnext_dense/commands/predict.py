@@ -1,0 +1,71 @@
+"""Predict on one's own images: pictures and predictions.json; or name what they show (--classify)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import DictAction
+from tqdm import tqdm
+
+from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
+from convnext_dense.mm.apis.predict import Predictor, find_images, predict_images
+from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine.runner import select_device
+from convnext_dense.mm.errors import one_line_errors
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Detections or label maps by a config's model."""
+    select_device(args.device)
+    images = find_images(args.images)
+    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.fuse)
+    bar = tqdm(predict_images(predictor, images, Path(args.out), args.score_thr), total=len(images))
+    left_out = [(image, reason) for image, reason in bar if reason]
+    for image, reason in left_out:
+        print(f"left out {image}: {reason}")
+    print(f"{len(images) - len(left_out)} pictures and predictions.json in {args.out}")
+    raise SystemExit(1 if len(left_out) == len(images) else 0)
+
+
+def classify(args: argparse.Namespace) -> None:
+    """The best guesses of an ImageNet classifier, whatever code base its checkpoint comes from."""
+    model, line = load_classifier(args.checkpoint)
+    print(line)
+    names = class_names(args.checkpoint, args.classes)
+    for path in args.classify:
+        print(path)
+        for guess in best_guesses(model, read_image(path, args.size), names):
+            print(f"  {guess.probability:6.1%}  {guess.name or ''} (class {guess.index})")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__)
+    if "--classify" in argv:
+        parser.add_argument("checkpoint", help="file, URL, timm:NAME or hf:REPO of a classifier")
+        parser.add_argument("--classify", action="append", required=True, metavar="IMAGE")
+        parser.add_argument("--size", type=int, default=224, help="side of the input (default: 224)")
+        parser.add_argument("--classes", metavar="FILE", help="names by index: a JSON list, or one a line")
+        run = classify
+    else:
+        parser.add_argument("config", help="path of a config, or a recipe's name")
+        parser.add_argument("checkpoint", help="file that training wrote")
+        parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
+        parser.add_argument("--out", default="predictions", metavar="DIR", help="default: predictions")
+        parser.add_argument("--score-thr", type=float, default=0.3, help="detections kept (default: 0.3)")
+        parser.add_argument(
+            "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
+        )
+        parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+        parser.add_argument(
+            "--no-fuse",
+            dest="fuse",
+            action="store_false",
+            help="do not fold the backbone's weights: slower, the same",
+        )
+        parser.epilog = f"{parser.prog} --classify IMAGE CHECKPOINT names what an image shows"
+        run = predict
+    args = parser.parse_args(argv)
+    with one_line_errors():
+        run(args)
