@@ -14,7 +14,6 @@ from pathlib import Path
 
 from convnext_dense.bench.complexity import format_table
 from convnext_dense.errors import UserError
-from convnext_dense.mm.apis.options import add_run_arguments, common_options
 from convnext_dense.mm.bench.accuracy import Job
 from convnext_dense.mm.bench.accuracy import measure as measure_job
 from convnext_dense.mm.bench.complexity import compare, countable_rows
@@ -22,6 +21,7 @@ from convnext_dense.mm.bench.report import write_report
 from convnext_dense.mm.bench.reproduce import add_reproduce
 from convnext_dense.mm.bench.rows import LeftOut, checkpoint_folders, jobs_on_disk, single_job
 from convnext_dense.mm.bench.speed_command import add_speed
+from convnext_dense.mm.engine.options import Options, add_options, read_options
 from convnext_dense.mm.errors import explain, one_line_errors
 from convnext_dense.results.records import format_comparison
 
@@ -94,14 +94,14 @@ def add_accuracy(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
     )
-    add_run_arguments(parser)
+    add_options(parser, Options, leave_out=("log", "compile"))
     parser.set_defaults(run=accuracy)
 
 
 def accuracy(args: argparse.Namespace) -> None:
     if (args.row is None) != args.all:
         raise UserError("give a row or a config, or --all")
-    options = common_options(args)
+    options = read_options(args, Options)
     if not args.all:
         measure(single_job(args.row, args.checkpoint, options, args.evaluator, args.tta), args)
         return

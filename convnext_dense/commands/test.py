@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from convnext_dense.mm.apis.options import add_common_arguments, add_compile_argument, common_options
 from convnext_dense.mm.engine.hooks import PicturesHook
 from convnext_dense.mm.engine.launch import leaving_together
+from convnext_dense.mm.engine.options import Options, add_options, read_options
 from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.support.files import write_json
@@ -21,7 +21,8 @@ def positive(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_common_arguments(parser)
+    parser.add_argument("config", help="path of a config, or a recipe's name such as cascade/convnext_b_3x")
+    add_options(parser, Options, leave_out=("log",))
     parser.add_argument("checkpoint", help="file that training wrote")
     parser.add_argument("--out", metavar="FILE", help="metrics as JSON")
     parser.add_argument("--show-dir", metavar="DIR", help="pictures: ground truth left, prediction right")
@@ -36,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_false",
         help="do not fold the backbone's weights: slower, the same",
     )
-    add_compile_argument(parser)
     args = parser.parse_args(argv)
     with one_line_errors():
-        options = common_options(args)
+        options = read_options(args, Options)
         with leaving_together():
             runner = testing_runner(
                 args.config, args.checkpoint, options, args.tta, args.window_batch, args.fuse

@@ -1,1 +1,1 @@
-"""Room of what a command calls: ``train``, ``predict``, and ``options`` (arguments that commands share)."""
+"""Room of what a command calls: ``train`` and ``predict``."""

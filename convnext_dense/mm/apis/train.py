@@ -1,5 +1,6 @@
 """From a config and the options of ``tools/train.py`` to a run that is ready to start."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,40 +27,74 @@ from convnext_dense.mm.datasets.repair import tolerate_bad_data
 from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.mm.engine.checkpoints import read_position
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
-from convnext_dense.mm.engine.runner import Options, compile_backbone, open_config
+from convnext_dense.mm.engine.options import Options, one_of, option
+from convnext_dense.mm.engine.runner import compile_backbone, open_config
 from convnext_dense.mm.mmcv_ext import current_ops
 
 
 @dataclass(frozen=True)
 class TrainOptions(Options):
-    """What ``tools/train.py`` takes beside the shared options.
+    """What training takes beside the shared options."""
 
-    Attributes:
-        resume: ``"auto"`` for the newest whole checkpoint of the work folder, or a path.
-        amp: mixed precision on or off; ``None`` as the recipe has it.
-        pretrained: backbone weights (path or URL), ``"none"`` for random ones.
-        seed: of every random number generator; ``None`` draws one, or takes the resumed run's.
-        batch: what to do where the recipe's batch is not that of one step;
-            see :func:`convnext_dense.mm.config.edit.set_batch`.
-        ema: momentum of an average of the weights, which is evaluated and saved; ``None`` for none.
-        keep: regular checkpoints to keep; ``None`` as the config has it.
-        save_best: metric whose best checkpoint is kept, too.
-        checkpoint_minutes: longest time without a checkpoint.
-        fsdp: shard weights, gradients and optimizer over the processes.
-        strict_data: stop at the first bad file or annotation instead of going on without it.
-    """
-
-    resume: str | None = None
-    amp: bool | None = None
-    pretrained: str | None = None
-    seed: int | None = None
-    batch: BatchRule = "accumulate"
-    ema: float | None = None
-    keep: int | None = None
-    save_best: str | None = None
-    checkpoint_minutes: float = 30
-    fsdp: bool = False
-    strict_data: bool = False
+    resume: str | None = option(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="PATH",
+        help="go on from a checkpoint; without PATH from the newest of the work folder",
+    )
+    amp: bool | None = option(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        help="mixed precision on or off (default: as the recipe has it)",
+    )
+    pretrained: str | None = option(
+        "--pretrained", metavar="PATH|URL|none", help="backbone weights instead of the config's"
+    )
+    seed: int | None = option(
+        "--seed", type=int, help="of every random number generator (default: a new one, or the resumed run's)"
+    )
+    batch: BatchRule = one_of(  # noqa: RUF009
+        {
+            "scale_lr": (
+                "--scale-lr",
+                "scale the learning rate to the batch that fits (default: accumulate the recipe's batch)",
+            ),
+            "as_is": ("--no-accumulate", "one batch a step at the recipe's learning rate"),
+        },
+        default="accumulate",
+    )
+    ema: float | None = option(
+        "--ema",
+        nargs="?",
+        type=float,
+        const=1e-4,
+        metavar="MOMENTUM",
+        help="average the weights; the average is evaluated and saved (momentum: 0.0001)",
+    )
+    keep: int | None = option("--keep", type=int, metavar="K", help="keep the last K regular checkpoints")
+    save_best: str | None = option(
+        "--save-best", metavar="METRIC", help="keep the best checkpoint, too, by e.g. mIoU or coco/bbox_mAP"
+    )
+    checkpoint_minutes: float = option(
+        "--checkpoint-minutes",
+        default=30,
+        type=float,
+        metavar="M",
+        help="longest time without a checkpoint (default: 30; 0: the config's alone)",
+    )
+    strict_data: bool = option(
+        "--strict-data",
+        default=False,
+        action="store_true",
+        help="stop at the first bad image or annotation (default: leave it out, count it and name it)",
+    )
+    fsdp: bool = option(
+        "--fsdp",
+        default=False,
+        action="store_true",
+        help="shard weights, gradients and optimizer over the processes, for models that fit no other way",
+    )
 
 
 def training_config(

@@ -35,7 +35,8 @@ from convnext_dense.evaluation.folder import (
 from convnext_dense.mm.bench.complexity import config_complexity
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import datasets_of
-from convnext_dense.mm.engine.runner import Options, testing_runner
+from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.recipes import list_configs

@@ -21,7 +21,7 @@ from convnext_dense.mm.bench.rows import newest_checkpoint
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.mm.datasets.paths import datasets_of
-from convnext_dense.mm.engine.runner import Options
+from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.reports.curves import Log, read_log
 from convnext_dense.reports.html import Group, RunReport, build_page

@@ -20,7 +20,7 @@ from convnext_dense.evaluation.coco_ap import Evaluator
 from convnext_dense.mm.bench.accuracy import Job, identity, measure, run_protocol
 from convnext_dense.mm.bench.rows import LeftOut, download_folder, jobs_on_disk
 from convnext_dense.mm.engine.launch import Launcher, leaving_together, select_device
-from convnext_dense.mm.engine.runner import Options
+from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.errors import explain
 from convnext_dense.results.records import find_record, read_records
 from convnext_dense.results.reproduction import (

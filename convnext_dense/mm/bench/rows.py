@@ -15,7 +15,7 @@ from convnext_dense.evaluation.coco_ap import Evaluator
 from convnext_dense.mm.bench.accuracy import Job, config_hash, recipe_name
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import datasets_of
-from convnext_dense.mm.engine.runner import Options
+from convnext_dense.mm.engine.options import Options
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
 from convnext_dense.results.reproduction import Part

@@ -1,7 +1,6 @@
 """From a config and a few options to a running mmengine ``Runner``."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
@@ -19,7 +18,8 @@ from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.engine.hooks import FuseHook
-from convnext_dense.mm.engine.launch import Launcher, select_device, start_processes
+from convnext_dense.mm.engine.launch import select_device, start_processes
+from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.models.compile import compile_in_place
@@ -79,31 +79,6 @@ class DenseRunner(Runner):
         """As mmengine's, also when called directly: hooks look at ``_resume`` to see which it is."""
         self._resume = True
         super().resume(filename, *args, **kwargs)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command lines of ``tools/train.py`` and ``tools/test.py`` share.
-
-    Attributes:
-        work_dir: folder of logs and checkpoints; ``work_dirs/<recipe>`` by default.
-        data_root: replaces the config's dataset folder.
-        classes: names of one's own classes, a JSON file or a comma list.
-        launcher: how processes were started.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``None`` lets mmengine choose.
-        overrides: mmengine's ``--cfg-options``.
-        log: where to log beside TensorBoard; see :func:`convnext_dense.mm.config.edit.set_backends`.
-        compile: ``torch.compile`` the backbone.
-    """
-
-    work_dir: str | None = None
-    data_root: str | None = None
-    classes: str | None = None
-    launcher: Launcher = "none"
-    device: str | None = None
-    overrides: dict | None = None
-    log: str | None = None
-    compile: bool = False
 
 
 def open_config(source: str, options: Options) -> tuple[Config, list[str]]:

@@ -31,7 +31,8 @@ from convnext_dense.mm.bench.accuracy import (
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import set_data_root
-from convnext_dense.mm.engine.runner import Options, testing_runner
+from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record, read_records
 

@@ -16,7 +16,8 @@ from convnext_dense.mm.apis.predict import Predictor
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
-from convnext_dense.mm.engine.runner import Options, testing_runner
+from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.models.compile import compile_in_place
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}

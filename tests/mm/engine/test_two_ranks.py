@@ -21,7 +21,8 @@ from repository import ROOT
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.engine.runner import Options, testing_runner
+from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.support.seeding import STEP, seed_all
 

@@ -1,0 +1,81 @@
+"""Options of the command lines, each declared once: a field with its default, its flags and its help."""
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, get_args
+
+from mmengine.config import DictAction
+
+from convnext_dense.mm.config.edit import LOGS
+from convnext_dense.mm.engine.launch import Launcher
+
+T = TypeVar("T")
+
+
+def option(*flags: str, default: object = None, **argument: object) -> Any:
+    """A field of an options class; ``argument`` goes to :meth:`argparse.ArgumentParser.add_argument`."""
+    return field(default=default, metadata=dict(argument, flags=flags))
+
+
+def one_of(alternatives: Mapping[str, tuple[str, str]], default: str) -> Any:
+    """A field with a flag for each of its other values: value -> (flag, help)."""
+    return field(default=default, metadata=dict(alternatives=alternatives))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all commands that run a config share. ``None`` leaves a thing as the config has it."""
+
+    work_dir: str | None = option(
+        "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<recipe>)"
+    )
+    data_root: str | None = option(
+        "--data-root", metavar="DIR", help="dataset folder instead of the config's"
+    )
+    classes: str | None = option(
+        "--classes", metavar="FILE.json|a,b,c", help="names of your own classes instead of the config's"
+    )
+    launcher: Launcher = option(  # noqa: RUF009
+        "--launcher", default="none", choices=get_args(Launcher), help="how processes are started"
+    )
+    device: str | None = option(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
+    )
+    overrides: dict | None = option(  # noqa: RUF009
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="config entries to replace, e.g. train_cfg.max_epochs=12",
+    )
+    log: str | None = option(
+        "--log", choices=tuple(LOGS), help="log there, too (TensorBoard files are always written)"
+    )
+    compile: bool = option(
+        "--compile",
+        default=False,
+        action="store_true",
+        help="torch.compile the backbone, which takes minutes at first",
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, options: type, leave_out: Collection[str] = ()) -> None:
+    """Give ``parser`` the options of a class, except those of the fields ``leave_out``."""
+    for item in fields(options):
+        if item.name in leave_out:
+            continue
+        argument = dict(item.metadata, dest=item.name, default=item.default)
+        if alternatives := argument.pop("alternatives", None):
+            group = parser.add_mutually_exclusive_group()
+            for value, (flag, text) in alternatives.items():
+                group.add_argument(flag, **argument, action="store_const", const=value, help=text)
+        else:
+            parser.add_argument(*argument.pop("flags"), **argument)
+    # torchrun's predecessor passes the local rank as an argument
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_options(args: argparse.Namespace, options: type[T]) -> T:
+    """Parsed arguments -> an instance of the class; what the parser was not given has its default."""
+    return options(**{item.name: getattr(args, item.name, item.default) for item in fields(options)})
