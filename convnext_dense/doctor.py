@@ -18,7 +18,7 @@ Status = Literal["ok", "note", "fail"]
 
 # package -> versions that work together; mmdet 3.3 and mmseg 1.2 refuse mmcv 2.2
 SUPPORTED = {
-    "torch": ">=2.1",
+    "torch": ">=2.6",
     "mmengine": ">=0.10.4,<0.11",
     "mmdet": ">=3.3,<3.4",
     "mmsegmentation": ">=1.2.2,<1.3",

@@ -11,7 +11,7 @@ from convnext_dense import doctor
         (doctor.check_python((3, 11, 7)), "ok", "3.11.7"),
         (doctor.check_python((3, 9, 1)), "fail", "3.10"),
         (doctor.check_version("torch", "2.13.0+cpu"), "ok", "2.13.0"),
-        (doctor.check_version("torch", "2.0.1"), "fail", "pip install 'torch>=2.1'"),
+        (doctor.check_version("torch", "2.5.1"), "fail", "pip install 'torch>=2.6'"),
         (doctor.check_version("mmdet", None), "fail", "not installed"),
         (doctor.check_mmcv("2.1.0", None), "ok", "mmcv 2.1.0"),
         (doctor.check_mmcv(None, "2.1.0"), "ok", "mmcv-lite 2.1.0"),

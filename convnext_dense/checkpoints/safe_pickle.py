@@ -7,13 +7,11 @@ own restricted unpickler. Objects that training scripts put beside the weights c
 back as :class:`Inert`; no class of theirs is imported or built.
 """
 
-import contextlib
 import io
 import pickletools
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -252,14 +250,5 @@ def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
 
 def _load(path: Path) -> object:
     # by file object: by name, torch would take a zip called *.safetensors for safetensors
-    with _stand_ins(), open(path, "rb") as file:
+    with torch.serialization.safe_globals(_STAND_INS), open(path, "rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
-
-
-@contextlib.contextmanager
-def _stand_ins() -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        # torch < 2.6 takes no names here: tensors load, and torch refuses all else
-        if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6):
-            stack.enter_context(torch.serialization.safe_globals(_STAND_INS))
-        yield

@@ -45,9 +45,6 @@ def compile_in_place(
         backend: of ``torch.compile``.
     """
     outcome = Compilation()
-    if not hasattr(module, "compile") or not hasattr(nn.Module, "_wrapped_call_impl"):
-        _give_up(module, outcome, f"torch {torch.__version__} cannot compile a module in place")
-        return outcome
     module.compile(backend=_counting(backend, outcome), dynamic=dynamic)
     compiled = module._compiled_call_impl
 

@@ -27,8 +27,6 @@ STATE = {
     "stem.bias": torch.tensor([0.5, -1.0], dtype=torch.bfloat16),
     "count": torch.tensor(7),
 }
-NAMES_TAKEN = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
-needs_names = pytest.mark.skipif(not NAMES_TAKEN, reason="torch < 2.6 reads nothing but tensors")
 
 
 def write(path, content, legacy=False, **options):
@@ -405,8 +403,7 @@ def test_history_buffers_are_inert_and_their_content_is_still_checked(tmp_path, 
     log = HistoryBuffer()
     log.values, log.methods = np.arange(3.0), {"mean": HistoryBuffer.mean}
     path = write(tmp_path / "epoch.pth", {"state_dict": STATE, "message_hub": {"loss": log}})
-    if NAMES_TAKEN:
-        assert_exact(read_state_dict(path))
+    assert_exact(read_state_dict(path))
     log.values = Calls(exec, python(tmp_path / "ran"))
     refused(
         write(tmp_path / "evil.pth", {"state_dict": STATE, "message_hub": {"loss": log}}), "'builtins.exec'"
@@ -414,7 +411,6 @@ def test_history_buffers_are_inert_and_their_content_is_still_checked(tmp_path, 
     assert not (tmp_path / "ran").exists()
 
 
-@needs_names
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_training_scripts_add_is_ignored(tmp_path, legacy):
     extra = {
@@ -430,7 +426,6 @@ def test_what_training_scripts_add_is_ignored(tmp_path, legacy):
     assert_exact(read_state_dict(path))
 
 
-@needs_names
 def test_stand_ins_keep_nothing_and_leave_torch_as_it_was(tmp_path):
     before = set(map(str, torch.serialization.get_safe_globals()))
     path = write(tmp_path / "w.pth", {"model": STATE, "args": argparse.Namespace(secret=1)})

@@ -6,7 +6,6 @@ import logging
 import pytest
 import torch
 from golden import fill_by_name
-from torch import nn
 
 from convnext_dense import ConvNeXt
 from convnext_dense.models.compile import compile_in_place
@@ -83,11 +82,3 @@ def test_errors_of_the_module_stay_its_own():
     with pytest.raises(ValueError, match="at least 32x32 are needed"):
         model(torch.randn(1, 3, 8, 8))
     assert outcome.failure is None
-
-
-def test_a_torch_that_is_too_old_is_told(monkeypatch, caplog):
-    monkeypatch.delattr(nn.Module, "compile")
-    model = ConvNeXt(MICRO)
-    with caplog.at_level(logging.WARNING):
-        assert "cannot compile a module in place" in compile_in_place(model).failure
-    assert len(model(images(1)[0])) == 4

@@ -1,6 +1,5 @@
 """mmengine's checkpoint reading made safe, and whole models loaded exactly."""
 
-import contextlib
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from convnext_dense.checkpoints import safe_pickle
@@ -47,17 +45,6 @@ _ALLOWED = [
 ]
 
 
-def resume_supported() -> bool:
-    """Whether this torch takes an allow-list of names when it reads a checkpoint."""
-    return digit_version(torch.__version__) >= digit_version("2.6")
-
-
-def _allow_mmengine() -> contextlib.AbstractContextManager:
-    if resume_supported():
-        return torch.serialization.safe_globals(_ALLOWED)
-    return contextlib.nullcontext()  # tensors still load; torch refuses a training state
-
-
 def read_checkpoint(source: str | Path) -> dict:
     """A training checkpoint of mmengine, on the CPU: tensors, plain containers and its log buffers.
 
@@ -69,7 +56,7 @@ def read_checkpoint(source: str | Path) -> dict:
     path = checkpoint_file(fetch(source))
     try:
         sums = safe_pickle.check_archive(path) if zipfile.is_zipfile(path) else set()
-        with _allow_mmengine():
+        with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         safe_pickle.check_loaded(checkpoint, sums)
     except Exception as error:  # torch raises many types for a damaged file
@@ -90,7 +77,7 @@ def read_position(path: str | Path) -> dict | None:
         CheckpointError: truncated, or no checkpoint.
     """
     try:
-        with _allow_mmengine():
+        with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return checkpoint["meta"] if "optimizer" in checkpoint else None
     except Exception as error:  # torch raises many types for a damaged file
@@ -177,7 +164,7 @@ def _check_whole_model(own: dict[str, Tensor], state: dict[str, Tensor], source:
 def read_safely_in_mmengine() -> None:
     """Make mmengine read local files and URLs through :func:`read_checkpoint`.
 
-    This is also what makes ``--resume`` work on torch >= 2.6, whose default
+    This is also what makes ``--resume`` work: torch's default
     refuses mmengine's log buffers.
     """
 

@@ -20,15 +20,17 @@ from convnext_dense.mm.swap.probe import (
 )
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.layer_decay import DecayType
-from convnext_dense.results.paper import WEIGHTS
+from convnext_dense.results.paper import facebook
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
+# What the released recipes start from. On ImageNet-22K these are the pre-trained weights and not those that
+# were fine-tuned on ImageNet-1K afterwards.
 PRETRAINED: dict[str, str] = {
-    "tiny": WEIGHTS["imagenet/convnext_t_224"],
-    "small": WEIGHTS["imagenet/convnext_s_224"],
-    "base": WEIGHTS["imagenet/convnext_b_in22k_224"],
-    "large": WEIGHTS["imagenet/convnext_l_in22k_224"],
-    "xlarge": WEIGHTS["imagenet/convnext_xl_in22k_224"],
+    "tiny": facebook("convnext_tiny_1k_224"),
+    "small": facebook("convnext_small_1k_224"),
+    "base": facebook("convnext_base_22k_224"),
+    "large": facebook("convnext_large_22k_224"),
+    "xlarge": facebook("convnext_xlarge_22k_224"),
 }
 
 

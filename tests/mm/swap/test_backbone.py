@@ -12,7 +12,7 @@ from torch import nn
 
 from convnext_dense import ARCHS
 from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.swap.backbone import learning_rate, swap_backbone
+from convnext_dense.mm.swap.backbone import PRETRAINED, learning_rate, swap_backbone
 from convnext_dense.mm.swap.channels import new_list, new_number
 from convnext_dense.mm.swap.heads import float32_changes
 from convnext_dense.mm.swap.probe import Levels, RefusedError, Stages, choose_stages, probe
@@ -144,6 +144,20 @@ def test_numbers_of_channels(value, index, old, expected):
     assert new_number(value, index, old, ATTO) == expected
 
 
+@pytest.mark.parametrize(
+    ("arch", "recipe"),
+    [
+        ("tiny", "convnext_t_3x"),
+        ("small", "convnext_s_3x"),
+        ("base", "convnext_b_in22k_3x"),
+        ("large", "convnext_l_in22k_3x"),
+        ("xlarge", "convnext_xl_in22k_3x"),
+    ],
+)
+def test_a_swap_starts_from_the_weights_that_the_recipes_start_from(arch, recipe):
+    assert PRETRAINED[arch] == load_config(f"cascade/{recipe}").model.backbone.init_cfg.checkpoint
+
+
 def test_a_detector_is_swapped_written_and_reads_back(tmp_path):
     cfg = load_config(RETINANET)
     before = cfg.to_dict()
@@ -151,7 +165,7 @@ def test_a_detector_is_swapped_written_and_reads_back(tmp_path):
     assert cfg.to_dict() == before, "the caller's config stays as it is"
     model = swap.cfg.model
     assert model.backbone.arch == "base" and model.backbone.out_indices == [0, 1, 2, 3]
-    assert model.backbone.init_cfg.checkpoint.endswith("convnext_base_22k_1k_224.pth")
+    assert model.backbone.init_cfg.checkpoint.endswith("convnext_base_22k_224.pth")
     assert model.neck.in_channels == list(ARCHS["base"].dims) and model.neck.out_channels == 256
     assert model.bbox_head == dict(cfg.model.bbox_head, type="convnext_dense.RetinaHead")
     assert (
