@@ -1,10 +1,13 @@
-"""What the README shows can be done as shown."""
+"""What the README and docs/ show can be done as shown."""
 
+import json
 import re
+from pathlib import Path
 
+import pytest
 import torch
 from mmengine.config import Config
-from repository import ROOT
+from repository import ASSETS, ROOT
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import ConvNeXt
@@ -50,9 +53,54 @@ def test_the_plain_example_runs(tmp_path, monkeypatch):
     assert [level.shape[1] for level in names["levels"]] == [256, 512, 1024]
 
 
-def test_every_file_it_names_is_there():
-    for name in set(re.findall(r"(?:configs|tools|docs)/[\w/]+\.(?:py|md|png)", README)):
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "tools/README.md",
+    *(ROOT / "docs").glob("*.md"),
+]
+PATH = re.compile(r"\b(?:configs|tools|docs|tests|convnext_dense)/[\w/]+\.(?:py|md|png|sh|json)")
+OPTIONS = json.loads((ASSETS / "options.json").read_text())
+SCRIPT = re.compile(r"(?<!tests/)\btools/(?:dev/)?(\w+)\.py\b(.*)")
+SUBCOMMAND = re.compile(r"(?:^|\s)(?:convnext-dense|-m convnext_dense) ([a-z][a-z-]*)(.*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_and_target_that_a_page_names_is_there(page):
+    text = page.read_text()
+    for name in set(PATH.findall(text)):
         assert (ROOT / name).is_file(), name
     targets = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`?make (\w+)", README)):
-        assert f"\n{target}:" in targets, target
+    for target in set(re.findall(r"`make (\w+)|^make (\w+)", text, re.MULTILINE)):
+        assert f"\n{''.join(target)}:" in targets, target
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """Commands of ours in a page's code: a name in the frozen options, and what follows it."""
+    blocks = re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    lines = [line.split(" #")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = []
+    for line in [*lines, *spans]:
+        if match := SCRIPT.search(line):
+            found.append((match[1], match[2]))
+        elif match := SUBCOMMAND.search(line):
+            found.append((f"convnext-dense {match[1]}", match[2]))
+    return found
+
+
+def test_the_pages_show_commands():
+    assert len(commands(ROOT / "README.md")) > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_a_page_shows_exists_with_its_options(page):
+    for name, rest in commands(page):
+        known = OPTIONS[name]
+        words = rest.split()
+        if words and isinstance(known.get(words[0]), dict):  # a subcommand of a tool
+            known = known[words[0]]
+        flags = {flag for key in known for flag in key.split()}
+        for word in words:
+            if re.fullmatch(r"--[a-z][\w-]*", word):
+                assert word in flags, f"{name} {rest}"

@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             action="store_false",
             help="do not fold the backbone's weights: slower, the same",
         )
-        parser.epilog = f"{parser.prog} --classify IMAGE CHECKPOINT names what an image shows"
+        # listed for the help; where it is given, the parser above reads the command
+        parser.add_argument(
+            "--classify", metavar="IMAGE", help="name what IMAGE shows: --classify IMAGE CHECKPOINT"
+        )
         run = predict
     args = parser.parse_args(argv)
     with one_line_errors():
