@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.convnext import ConvNeXt
+from convnext_dense.support.text_tables import aligned
 
 
 class Complexity(NamedTuple):
@@ -101,10 +102,7 @@ def format_table(rows: Sequence[Comparison]) -> str:
         table.append(
             (name, size, *_beside(counted.params_m, params_m, 1), *_beside(counted.macs_g, macs_g, 2))
         )
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(map(str.rjust, line[1:], widths[1:]))]) for line in table
-    )
+    return aligned(table, "lr")
 
 
 def _beside(counted: float, paper: float | None, digits: int) -> tuple[str, str, str]:

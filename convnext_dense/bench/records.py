@@ -17,6 +17,7 @@ from convnext_dense.bench.timing import (
     time_interleaved,
 )
 from convnext_dense.support.system import device_name, versions
+from convnext_dense.support.text_tables import aligned
 
 
 def measure(
@@ -134,9 +135,7 @@ def format_records(records: Sequence[Mapping]) -> str:
                 f"paper: {r['paper_fps']:g} FPS on an A100" if r.get("paper_fps") else "",
             )
         )
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table]
-    return "\n".join(line.rstrip() for line in (heading(records[0]), *lines))
+    return f"{heading(records[0])}\n{aligned(table, 'lr')}"
 
 
 def heading(record: Mapping) -> str:

@@ -21,8 +21,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from convnext_dense.data import synthetic
+from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.reports import sheets
 from convnext_dense.support.files import write_json
+from convnext_dense.support.text_tables import aligned
 
 PICTURES = 12  # validation scenes on a sheet
 
@@ -58,8 +60,10 @@ class Task:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint of the work folder."""
-        return Path((self.out / "last_checkpoint").read_text().strip())
+        """The newest whole checkpoint of the work folder."""
+        path, _ = newest_checkpoint(self.out)
+        assert path, f"training left no checkpoint in {self.out}"
+        return path
 
 
 def tasks(out: Path) -> tuple[Task, Task]:
@@ -161,14 +165,14 @@ def draw_segmentation(task: Task, path: Path) -> None:
 
 def report(metrics: dict[str, dict[str, float]]) -> tuple[str, bool]:
     """A table of the metrics (task -> name -> value) against `TARGETS`, and whether all are reached."""
-    lines = [f"{'':<24} {'reached':>8} {'target':>8}"]
+    rows = [("", "reached", "target", "")]
     good = True
     for target in TARGETS:
         value = metrics[target.task][target.metric] * target.scale
         good &= value >= target.least
         verdict = "ok" if value >= target.least else "MISSED"
-        lines.append(f"{target.task + ' ' + target.name:<24} {value:>8.3f} {target.least:>8.2f}  {verdict}")
-    return "\n".join(lines), good
+        rows.append((f"{target.task} {target.name}", f"{value:.3f}", f"{target.least:.2f}", verdict))
+    return aligned(rows, "lrrl"), good
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import GroupPlan, Plan, draw, make_plan
 from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.support.text_tables import aligned
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,17 +38,11 @@ def as_json(plan: Plan) -> str:
 def as_table(plan: Plan) -> str:
     """One line a group, from the input to the heads."""
     header = ("layer", "tensors", "params", "lr start", "peak", "end", "weight decay", "what is in it")
-    rows = [header, *(row(group) for group in plan.groups)]
-    widths = [max(len(cells[i]) for cells in rows) for i in range(len(header) - 1)]
-    lines = [
-        "  ".join([*(cell.rjust(width) for cell, width in zip(cells[:-1], widths, strict=True)), cells[-1]])
-        for cells in rows
-    ]
+    table = aligned([header, *(row(group) for group in plan.groups)], "rrrrrrrl")
     tensors = sum(group.tensors for group in plan.groups)
     params = sum(group.params for group in plan.groups)
-    lines.append(f"{len(plan.groups)} groups, {tensors} tensors, {params:,} trained parameters, ")
-    lines[-1] += f"{len(plan.rates):,} iterations"
-    return "\n".join(lines)
+    total = f"{len(plan.groups)} groups, {tensors} tensors, {params:,} trained parameters"
+    return f"{table}\n{total}, {len(plan.rates):,} iterations"
 
 
 def row(group: GroupPlan) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from convnext_dense.errors import DataError
 from convnext_dense.evaluation.folder import Task
 from convnext_dense.results import paper
+from convnext_dense.support.text_tables import aligned
 
 try:
     import fcntl
@@ -261,5 +262,4 @@ def format_comparison(record: Mapping) -> str:
             verdict += f" of {TOLERANCE[metric]}"
         shown = "-" if published is None else f"{published:.1f}"
         table.append((metric, shown, f"{measured:.2f}", difference, verdict))
-    lines += [f"{a:<15} {b:>6} {c:>9} {d:>11}  {e}".rstrip() for a, b, c, d, e in table]
-    return "\n".join(lines)
+    return "\n".join([*lines, aligned(table, "lrrrl")])

@@ -14,6 +14,7 @@ from convnext_dense.errors import ArgumentError
 from convnext_dense.results import paper
 from convnext_dense.results.records import TOLERANCE, Difference, compare, published_metrics
 from convnext_dense.results.tables import markdown
+from convnext_dense.support.text_tables import aligned
 
 REPRODUCED = 0.1
 """Percent points within which a released checkpoint gives its published figure.
@@ -142,7 +143,7 @@ def format_plan(tests: Sequence[Planned]) -> str:
         state = f"no {' and no '.join(test.lacks)}" if test.lacks else test.state
         table.append((test.row, how_tested(test.tta), published, checkpoint_name(test.row), state))
     counts = ", ".join(f"{states[state]} {state}" for state in ("will run", "recorded", "not on disk"))
-    return f"plan: {counts} (published: box AP / mask AP, or mIoU)\n{_aligned(table)}"
+    return f"plan: {counts} (published: box AP / mask AP, or mIoU)\n{aligned(table)}"
 
 
 def format_missing(tests: Sequence[Planned], folders: Sequence[str]) -> str:
@@ -226,7 +227,7 @@ def exit_code(outcomes: Iterable[Outcome], smoke_test: bool = False) -> int:
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as aligned text, and a line with how many there are of each."""
     table = [("row", "test", "published", "measured", "difference", "verdict")]
-    return f"{_aligned([*table, *(_cells(verdict) for verdict in verdicts)])}\n{format_counts(verdicts)}"
+    return f"{aligned([*table, *(_cells(verdict) for verdict in verdicts)])}\n{format_counts(verdicts)}"
 
 
 def format_counts(verdicts: Sequence[Verdict]) -> str:
@@ -303,9 +304,3 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
         " / ".join(f"{figure.difference:+.2f}" for figure in verdict.figures if compared) or "-",
     )
     return (verdict.row, how_tested(verdict.tta), *columns, verdict.text)
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> str:
-    """Lines of cells -> text with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)

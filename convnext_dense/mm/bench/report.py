@@ -17,10 +17,10 @@ from convnext_dense.mm.bench.accuracy import (
     row_of,
     run_protocol,
 )
-from convnext_dense.mm.bench.rows import newest_checkpoint
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.mm.datasets.paths import datasets_of
+from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.reports.curves import Log, read_log
@@ -52,7 +52,8 @@ def write_report(
         log = read_log(run)
     except (FileNotFoundError, ValueError) as error:
         notes.append(f"No curves: {error}.")
-    checkpoint = newest_checkpoint(run)
+    checkpoint, passed_over = newest_checkpoint(run, to_resume=False)
+    notes += [f"Passed over a checkpoint: {line}." for line in passed_over]
     if checkpoint is None:
         notes.append("No checkpoint in this folder yet.")
     elif skip_test:

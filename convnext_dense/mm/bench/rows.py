@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
 from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.errors import UserError
@@ -15,6 +14,7 @@ from convnext_dense.evaluation.coco_ap import Evaluator
 from convnext_dense.mm.bench.accuracy import Job, config_hash, recipe_name
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import datasets_of
+from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
@@ -84,20 +84,10 @@ def find_checkpoint(row: str, folders: list[Path]) -> Path | None:
         for run in (folder / row, folder / stem):
             config = run / f"{stem}.py"
             if config.is_file() and config_hash(load_config(str(config))) == config_hash(load_config(row)):
-                latest = newest_checkpoint(run)
+                latest, _ = newest_checkpoint(run, to_resume=False)
                 if latest:
                     return latest
     return None
-
-
-def newest_checkpoint(run: Path) -> Path | None:
-    """The last checkpoint that a training in ``run`` wrote, also when the folder was moved since."""
-    found = find_latest_checkpoint(str(run)) if (run / "last_checkpoint").is_file() else None
-    for path in (Path(found or "-"), run / Path(found or "-").name):
-        if path.is_file():
-            return path
-    written = [*run.glob("epoch_*.pth"), *run.glob("iter_*.pth")]
-    return max(written, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def jobs_on_disk(

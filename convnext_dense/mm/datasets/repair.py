@@ -15,7 +15,6 @@ from mmengine import dist
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
@@ -26,6 +25,7 @@ from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, r
 from convnext_dense.mm.datasets.paths import SPLITS
 from convnext_dense.mm.datasets.transforms import FIELD, BadInputError, OnFault, samples_of
 from convnext_dense.support.files import write_text
+from convnext_dense.support.modules import unwrapped
 
 PREFIXES = ("mmengine.", "mmcv.", "mmdet.", "mmseg.", "mmpretrain.")
 
@@ -306,7 +306,7 @@ class BadInputHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at the batches from now on."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self.handle = model.data_preprocessor.register_forward_pre_hook(self._look)
 
     def _look(self, module: object, args: tuple) -> None:

@@ -226,19 +226,26 @@ def resume_command(argv: list[str]) -> str:
 # ---- what to go on from
 
 
-def newest_checkpoint(folder: str | Path) -> tuple[Path | None, list[str]]:
+def newest_checkpoint(folder: str | Path, to_resume: bool = True) -> tuple[Path | None, list[str]]:
     """The whole checkpoint of ``folder`` that is furthest in the run that began last.
 
-    Every file is looked at, not the name that ``last_checkpoint`` holds: that may be of an older file, or of
-    one that is damaged.
+    Every file is looked at, not the name that ``last_checkpoint`` holds: that may be of an older file, of one
+    that is damaged, or of a folder that was moved since.
+
+    Args:
+        folder: a work folder.
+        to_resume: take files that hold an optimizer; else weights do, and copies of the best one are left
+            out, which are older than they look.
 
     Returns:
         its path, ``None`` if there is none, and a line for each file that was passed over.
     """
     places, passed_over = {}, []
     for path in Path(folder).glob("*.pth"):
+        if not to_resume and path.name.startswith("best_"):
+            continue
         try:
-            if meta := read_position(path):
+            if meta := read_position(path, weights_do=not to_resume):
                 # an older run may have left files; of two at the same step, the later one knows more
                 places[path] = (meta.get("began") or "", meta["iter"], path.stat().st_mtime_ns)
         except CheckpointError as error:

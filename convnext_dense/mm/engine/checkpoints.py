@@ -70,8 +70,10 @@ def read_checkpoint(source: str | Path) -> dict:
     return checkpoint
 
 
-def read_position(path: str | Path) -> dict | None:
-    """``meta`` of a training checkpoint without reading its tensors; ``None`` if it holds no optimizer.
+def read_position(path: str | Path, weights_do: bool = False) -> dict | None:
+    """``meta`` of a training checkpoint without reading its tensors.
+
+    ``None`` for a file without an optimizer, from which no training goes on, unless ``weights_do``.
 
     Raises:
         CheckpointError: truncated, or no checkpoint.
@@ -79,7 +81,7 @@ def read_position(path: str | Path) -> dict | None:
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return checkpoint["meta"] if "optimizer" in checkpoint else None
+        return checkpoint["meta"] if weights_do or "optimizer" in checkpoint else None
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(f"cannot load {path}: {reason(error)}") from error
 

@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from convnext_dense.errors import UserError
 from convnext_dense.support.files import replacing, write_text
+from convnext_dense.support.modules import unwrapped
 from convnext_dense.support.seeding import seed_all
 
 
@@ -95,7 +95,7 @@ def diagnose(runner: Runner, batch: Any, key: Sequence[int]) -> str:
     Forward and backward are run once more, with the same random numbers. In a run of several processes
     they would wait for each other, so there only the parameters are looked at.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     groups = _group_names(runner.optim_wrapper, model)
     bad = [name for name, param in model.named_parameters() if not _finite(param)]
     if bad:

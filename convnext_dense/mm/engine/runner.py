@@ -24,6 +24,7 @@ from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.models.compile import compile_in_place
 from convnext_dense.recipes import run_name
+from convnext_dense.support.modules import unwrapped
 
 # mmengine opens with several hundred lines of these, which only the log file needs
 _LOG_FILE_ONLY = (
@@ -62,9 +63,7 @@ class DenseRunner(Runner):
             return super().load_checkpoint(
                 filename, map_location, strict, revise_keys or [(r"^module\.", "")]
             )
-        model = self.model
-        while hasattr(model, "module"):  # below the wrappers of distributed and augmented testing
-            model = model.module
+        model = unwrapped(self.model)
         checkpoint = read_checkpoint(filename) if self._resume else read_weights(filename)
         if self._resume:
             checkpoint["meta"]["seed"] = self.seed  # decided before the data was dealt out by it
@@ -142,8 +141,7 @@ def testing_runner(
 
 def compile_backbone(model: nn.Module) -> str:
     """Compile the backbone inside the wrappers of distributed and augmented testing; the line to tell."""
-    while hasattr(model, "module"):
-        model = model.module
+    model = unwrapped(model)
     fixed_size = hasattr(model, "decode_head")  # segmentors see crops and windows of one size
     compile_in_place(model.backbone, dynamic=None if fixed_size else True)
     return "backbone: torch.compile at its first image, which takes a minute or more"

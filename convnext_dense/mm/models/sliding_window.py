@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.models.precision import to_float32
+from convnext_dense.support.modules import unwrapped
 from convnext_dense.support.system import free_memory
 
 BAND_BYTES = 64 * 2**20  # of logits handled at a time
@@ -244,8 +245,7 @@ def bound_predictions(model: nn.Module, window_batch: int | None = None) -> str 
     Raises:
         UserError: ``window_batch`` for a model that has no use for it.
     """
-    while hasattr(model, "module"):
-        model = model.module
+    model = unwrapped(model)
     if not _predicts_as_mmseg(model):
         if window_batch is not None:
             raise UserError(f"--window-batch: {type(model).__name__} does not predict by mmseg's windows")

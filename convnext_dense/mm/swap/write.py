@@ -12,6 +12,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.swap.backbone import Swap
 from convnext_dense.mm.swap.channels import Change
 from convnext_dense.support.files import replacing
+from convnext_dense.support.text_tables import aligned
 
 LINE = 100  # characters of a written config
 WIDTH = 48  # characters of a value in the table
@@ -21,9 +22,7 @@ _ORDER = ("custom_imports", "load_from", "model", "optim_wrapper")
 def format_changes(changes: Sequence[Change]) -> str:
     """The table: entry, from, to, why."""
     rows = [(".".join(map(str, c.path)), _brief(c.old), _brief(c.new), c.why) for c in changes]
-    rows = [("entry", "from", "to", "why"), *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]) for row in rows)
+    return aligned([("entry", "from", "to", "why"), *rows])
 
 
 def _brief(value: object) -> str:

@@ -261,7 +261,9 @@ def test_all_finds_data_weights_and_runs(tmp_path, monkeypatch):
     set_plain_batch_norm(cfg, 1, "cpu")
     set_pretrained(cfg, "none")
     cfg.dump(run / "convnext_t_3x.py")
-    (run / "epoch_36.pth").touch()
+    for epoch in (12, 36):  # weights alone, as mmengine writes them where the config asks for no optimizer
+        torch.save(dict(state_dict={}, meta=dict(iter=7330 * epoch)), run / f"epoch_{epoch}.pth")
+    (run / "epoch_48.pth").touch()  # damaged
     (run / "last_checkpoint").write_text("/moved/since/epoch_36.pth")
 
     options = Options(data_root=str(tmp_path / "data"))

@@ -50,6 +50,9 @@ def test_weights_alone_and_an_older_run_are_no_place_to_go_on(tmp_path):
     best = {"meta": {"iter": 99, "began": "20260102_000000"}, "state_dict": {}}
     torch.save(best, tmp_path / "best_mIoU_iter_99.pth")
     assert newest_checkpoint(tmp_path) == (mine, [])
+    torch.save(best, tmp_path / "iter_99.pth")
+    assert newest_checkpoint(tmp_path) == (mine, [])
+    assert newest_checkpoint(tmp_path, to_resume=False) == (tmp_path / "iter_99.pth", [])
 
 
 def test_a_file_is_replaced_when_the_new_one_is_whole_and_on_the_disk(tmp_path, monkeypatch):

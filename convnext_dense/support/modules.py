@@ -1,0 +1,10 @@
+"""Modules of PyTorch in general."""
+
+from torch import nn
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of distributed training and augmented tests."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
