@@ -201,7 +201,7 @@ def test_what_is_not_the_papers_test_is_not_compared(made, why):
 def test_the_terminal_says_what_was_judged_on_what():
     text = format_comparison(record(**{"box AP": 50.5, "mask AP": 43.0}))
     assert "box AP    50.4     50.50       +0.10  inside the tolerance of 0.2" in text
-    assert "mask AP           43.7     43.00       -0.70  OUTSIDE the tolerance of 0.2" in text
+    assert "mask AP   43.7     43.00       -0.70  OUTSIDE the tolerance of 0.2" in text
     partial = format_comparison(record(data=PART, **{"box AP": 50.5}))
     assert "not COCO val2017: 25 images" in partial and "nothing is compared" in partial
     assert "50.4" not in partial
