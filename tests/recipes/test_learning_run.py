@@ -44,8 +44,9 @@ def two_images(tmp_path) -> Config:
     return cfg
 
 
-def test_the_pipeline_is_the_recipes_at_reduced_size():
+def test_the_pipeline_is_the_recipes_at_reduced_size_with_masks_as_polygons():
     ours, recipe = config(NAME).train_pipeline, config(RECIPE).train_pipeline
+    assert ours[1].pop("poly2mask") is False
     assert described(ours) == described(recipe)
     for key in ("scales", "crop_size"):
         for small, large in zip(sides(ours, key), sides(recipe, key), strict=True):
