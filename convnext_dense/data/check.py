@@ -1,6 +1,6 @@
-"""What is wrong with a data set, found before training: pure checks that return problems.
+"""Checks of a data set before training: pure functions that return problems.
 
-A problem names the first file concerned and says how many there are. Image sizes
+A problem names the first affected file and the number of files. Image sizes
 come from file headers; the values of label maps need the whole file, so these two
 checks take the maps one by one, in an order and up to a time that the caller sets.
 """
@@ -16,9 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from convnext_dense.data.coco_repair import (
+    KINDS,
+    AnnotationFileError,
+    Fault,
+    Findings,
+    repair,
+    repair_images,
+)
 from convnext_dense.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_UNREADABLE = (OSError, ValueError, SyntaxError)  # PIL raises SyntaxError for some broken PNGs
 _EXIF_ORIENTATION = 0x0112  # 5 to 8: rows and columns are exchanged when the image is read
 
 
@@ -27,9 +36,10 @@ class ClassNamesError(DataError):
 
 
 class Problem(NamedTuple):
-    """``count`` times the same fault; ``first`` is the file, or an entry of one, that shows it first.
+    """``count`` times the same fault; ``first`` is the first file, or entry of a file, that has it.
 
-    Training can leave out what is ``droppable``, and go on.
+    Training can continue without what is ``droppable``. A fault of an ``annotation`` is repaired and logged
+    where training reads the file. What is ``harmless_in_evaluation`` changes none of its figures.
     """
 
     what: str
@@ -38,6 +48,8 @@ class Problem(NamedTuple):
     detail: str = ""
     remedy: str = ""
     droppable: bool = False
+    annotation: bool = False
+    harmless_in_evaluation: bool = False
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
@@ -60,7 +72,7 @@ def parse_classes(text: str) -> tuple[str, ...]:
     """Names from ``a,b,c``, or from a JSON file with a list of names or ``{"classes": [...]}``.
 
     Raises:
-        ClassNamesError: an unreadable file, or names that are empty, repeated or no text.
+        ClassNamesError: an unreadable file, or names that are empty, repeated or not text.
     """
     if text.lower().endswith(".json"):
         names = _classes_file(Path(text))
@@ -89,7 +101,7 @@ def _classes_file(path: Path) -> list:
 
 
 def find_files(folder: str | Path, suffix: str) -> dict[str, Path]:
-    """Files below ``folder`` that end in ``suffix``, by their relative name without it; no hidden ones."""
+    """Files below ``folder`` that end in ``suffix``, by relative name without it; no hidden files."""
     found = {}
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
@@ -107,7 +119,7 @@ def common_suffix(folder: str | Path) -> str | None:
 
 
 def check_folder(folder: str | Path, files: Mapping[str, Path], suffix: str) -> list[Problem]:
-    """An empty folder, or one whose files end otherwise."""
+    """The problem of an empty folder, or of one whose files have other suffixes."""
     if files:
         return []
     others = [str(path) for path in find_files(folder, "").values()]
@@ -126,7 +138,7 @@ def check_pairs(images: Mapping[str, Path], maps: Mapping[str, Path]) -> list[Pr
 
 
 def size_on_disk(path: str | Path) -> tuple[int, int]:
-    """(width, height) from the header, as the image is after its EXIF rotation."""
+    """(width, height) from the header, after the EXIF rotation."""
     with Image.open(path) as image:
         width, height = image.size
         turned = image.format in ("JPEG", "MPO") and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
@@ -148,11 +160,11 @@ def wrong_values(
 
 
 class PairCheck:
-    """Collects the faults of (image, label map) pairs, looked at one by one.
+    """Collects the faults of (image, label map) pairs, checked one by one.
 
     Args:
         num_classes: number of classes of the model.
-        ignore_index: value of pixels that nobody labelled.
+        ignore_index: value of unlabelled pixels.
         reduce_zero_label: whether 0 means unlabelled and classes count from 1.
     """
 
@@ -166,14 +178,14 @@ class PairCheck:
         self.values: dict[str, str] = {}
 
     def add(self, image: Path, label_map: Path) -> None:
-        """Look at one pair: sizes from headers, values of the whole map."""
+        """Check one pair: sizes from headers, values of the whole map."""
         path = image
         try:
             size = size_on_disk(image)
             path = label_map
             with Image.open(label_map) as labels:
                 pixels = np.asarray(labels)
-        except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNGs
+        except _UNREADABLE as error:
             self.unreadable[str(path)] = str(error)
             return
         if pixels.ndim != 2:
@@ -186,12 +198,12 @@ class PairCheck:
             self.values[str(label_map)] = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
 
     def problems(self) -> list[Problem]:
-        """What was found so far."""
+        """The problems found so far."""
         first = int(self.reduce_zero_label)
         also = "0 and 255 mean" if self.reduce_zero_label else f"{self.ignore_index} means"
         last = self.num_classes - 1 + first
         allowed = f"{self.num_classes} classes have the values {first} to {last}, {also} unlabelled"
-        one = "a map holds one class number a pixel"
+        one = "a map holds one class number per pixel"
         return [
             *gather("files that cannot be read", _sorted(self.unreadable), droppable=True),
             *gather("label maps with more than one channel", _sorted(self.modes), one, droppable=True),
@@ -215,7 +227,7 @@ def read_categories(path: str | Path) -> list[dict[str, Any]]:
     """The categories of an annotation file, without parsing the rest of a large one.
 
     Raises:
-        ClassNamesError: no JSON file, or one without named categories.
+        ClassNamesError: not a JSON file, or one without named categories.
     """
     key, decoder = b'"categories"', json.JSONDecoder()
     try:
@@ -244,7 +256,7 @@ def _parsed(path: str | Path) -> dict:
 def select_categories(names: Sequence[str], wanted: Sequence[str] | None, source: str) -> tuple[str, ...]:
     """``wanted`` in the order of the file, all ``names`` of the file if ``None``.
 
-    mmdet numbers the classes in the order of the file, whatever the order asked for.
+    mmdet numbers the classes in the order of the file, in whatever order they are requested.
 
     Raises:
         ClassNamesError: wanted names that the file lacks, or names that it has twice.
@@ -261,38 +273,61 @@ def select_categories(names: Sequence[str], wanted: Sequence[str] | None, source
 
 
 def check_coco(path: str | Path, image_folder: str | Path) -> list[Problem]:
-    """Faults of an annotation file: nothing in it, images missing or of another size, unknown ids."""
+    """Faults of an annotation file and of its images.
+
+    Annotations are judged by :func:`convnext_dense.data.coco_repair.repair`, as when training reads the file.
+    Images are missing, unreadable, or of another size than annotated.
+    """
+    folder = Path(image_folder)
+
+    def size_of(file_name: str) -> tuple[int, int] | None:
+        try:
+            return size_on_disk(folder / file_name)
+        except _UNREADABLE:
+            return None
+
     content = _parsed(path)
-    images, annotations = content.get("images") or [], content.get("annotations") or []
+    try:
+        if content.get("annotations"):
+            repaired, faults = repair(content, size_of=size_of)
+            images = repaired["images"]
+        else:  # images alone, to be predicted
+            findings = Findings()
+            images = repair_images(content.get("images") or [], size_of, findings).values()
+            faults = findings.faults()
+    except AnnotationFileError as error:
+        return [Problem(f"annotation file that cannot be used: {error}", str(path), 1)]
     if not images:
         return [Problem("annotation file without images", str(path), 1)]
     missing, unreadable, sizes = {}, {}, {}
     for entry in images:
-        file = Path(image_folder, entry.get("file_name", ""))
+        file = folder / entry["file_name"]
         if not file.is_file():
             missing[str(file)] = ""
             continue
         try:
             size = size_on_disk(file)
-        except (OSError, ValueError, SyntaxError) as error:
+        except _UNREADABLE as error:
             unreadable[str(file)] = str(error)
             continue
-        stated = (entry.get("width"), entry.get("height"))
+        stated = (entry["width"], entry["height"])
         if size != stated:
             sizes[str(file)] = f"{_by(size)}, the annotation file says {_by(stated)}"
-    known = {entry.get("id") for entry in images}
-    categories = {category["id"] for category in read_categories(path)}
-    label = _unknown(annotations, "category_id", categories)
-    loose = _unknown(annotations, "image_id", known)
     return [
         *gather(f"images of {path} that are not there", missing, droppable=True),
         *gather("files that cannot be read", unreadable, droppable=True),
         *gather(f"images of another size than {path} says", sizes, droppable=True),
-        *gather(f"annotations of {path} with an unknown category", label, droppable=True),
-        *gather(f"annotations of {path} with an unknown image", loose, droppable=True),
+        *(_as_problem(fault, path) for fault in faults),
     ]
 
 
-def _unknown(annotations: Sequence[Mapping], key: str, known: set) -> dict[str, str]:
-    """Annotations whose ``key`` refers to nothing."""
-    return {f"id {a.get('id')}": f"{key} {a.get(key)}" for a in annotations if a.get(key) not in known}
+def _as_problem(fault: Fault, path: str | Path) -> Problem:
+    kind = KINDS[fault.kind]
+    return Problem(
+        f"{kind.what} in {path}",
+        fault.first[0],
+        fault.count,
+        droppable=True,
+        annotation=True,
+        harmless_in_evaluation=not kind.breaks_evaluation,
+    )

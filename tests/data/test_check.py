@@ -1,4 +1,4 @@
-"""Faulty data sets, made small: each fault is found, counted, and its first file named."""
+"""Small faulty data sets: each fault is found, counted, and its first file named."""
 
 import json
 from pathlib import Path
@@ -160,7 +160,7 @@ CATEGORIES = [{"id": 7, "name": "nut"}, {"id": 3, "name": "bolt"}]
 def coco(folder: Path, **changes) -> Path:
     content = {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 8, "height": 5} for i in (1, 2, 3)],
-        "annotations": [{"id": 10 + i, "image_id": i, "category_id": 7} for i in (1, 2, 3)],
+        "annotations": [box(10 + i, image_id=i) for i in (1, 2, 3)],
         "categories": CATEGORIES,
         **changes,
     }
@@ -201,21 +201,50 @@ def test_a_sound_annotation_file_has_no_problems(tmp_path):
     assert check_coco(coco(tmp_path), tmp_path) == []
 
 
-def test_faults_of_an_annotation_file(tmp_path):
+def box(number: int | None, image_id: int = 1, category_id: int = 7) -> dict:
+    known = {} if number is None else {"id": number}
+    return {**known, "image_id": image_id, "category_id": category_id, "bbox": [1, 1, 3, 3], "area": 9}
+
+
+def test_faults_of_an_annotation_file_and_its_images(tmp_path):
     sizes = [(1, 8, 5), (2, 5, 8), (9, 8, 5), (4, 8, 5)]
     path = coco(
         tmp_path,
         images=[{"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, w, h in sizes],
-        annotations=[
-            {"id": 20, "image_id": 1, "category_id": 3},
-            {"id": 19, "image_id": 1, "category_id": 1},
-            {"id": 18, "image_id": 5, "category_id": 0},
-        ],
+        annotations=[box(1), box(20, category_id=0), box(19, category_id=1), box(18, image_id=5)],
     )
-    missing, size, category, image = check_coco(path, tmp_path)
+    missing, size, image, category = check_coco(path, tmp_path)
     assert (missing.first, missing.count) == (str(tmp_path / "9.png"), 2)
     assert (size.first, size.detail) == (str(tmp_path / "2.png"), "8x5, the annotation file says 5x8")
-    assert (category.first, category.detail, category.count) == ("id 19", "category_id 1", 2)
-    assert (image.first, image.detail, image.count) == ("id 18", "image_id 5", 1)
-    (nothing,) = check_coco(coco(tmp_path, images=[]), tmp_path)
-    assert nothing.what == "annotation file without images"
+    assert (category.what, category.count) == (f"annotations of an unknown category in {path}", 2)
+    assert category.first == "annotation 20 (image 1, 1.png)"
+    assert (image.what, image.first) == (
+        f"annotations of an unknown image in {path}",
+        "annotation 18 (image 5)",
+    )
+    assert [p.annotation for p in (missing, size, image, category)] == [False, False, True, True]
+    assert image.harmless_in_evaluation and category.harmless_in_evaluation
+    assert not missing.harmless_in_evaluation and not size.harmless_in_evaluation
+
+
+def test_annotations_without_ids_and_images_without_names_are_counted_one_by_one(tmp_path):
+    images = [{"id": 1, "file_name": "1.png", "width": 8, "height": 5}]
+    unnamed = [{"id": 2, "file_name": None, "width": 8, "height": 5}, {"id": 3, "width": 8, "height": 5}]
+    loose = [box(None, category_id=9)] * 3
+    path = coco(tmp_path, images=[*images, *unnamed], annotations=[box(1), *loose])
+    found = {problem.what: problem.count for problem in check_coco(path, tmp_path)}
+    assert found == {
+        f"images without an id or a file name in {path}": 2,
+        f"annotations of an unknown category in {path}": 3,
+    }
+
+
+@pytest.mark.parametrize("content", [{"images": []}, {"images": None}, {"images": [], "annotations": []}])
+def test_a_file_without_images_cannot_be_used(tmp_path, content):
+    (problem,) = check_coco(coco(tmp_path, **content), tmp_path)
+    assert problem.what.startswith("annotation file ")
+    assert not problem.droppable and not problem.harmless_in_evaluation
+
+
+def test_images_alone_can_be_predicted(tmp_path):
+    assert check_coco(coco(tmp_path, annotations=[]), tmp_path) == []

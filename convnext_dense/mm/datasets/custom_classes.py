@@ -1,6 +1,6 @@
-"""One's own classes and files: the config follows them, and faults are told before training starts.
+"""The user's own classes and files: the config is fitted to them; faults are reported before training starts.
 
-The checks themselves are in :mod:`convnext_dense.data.check`; here they meet mmengine's configs.
+The checks themselves are in :mod:`convnext_dense.data.check`; here they are applied to mmengine's configs.
 """
 
 import random
@@ -35,17 +35,17 @@ COCO_BYTES = 100 << 20  # a larger annotation file takes seconds to parse: only 
 def set_own_data(
     cfg: Config, classes: str | None, splits: tuple[str, ...] = SPLITS, strict: bool = True
 ) -> list[str]:
-    """Fit ``cfg`` to the classes of its data and check the files; lines to tell the user.
+    """Fit ``cfg`` to the classes of its data and check the files; return lines to log.
 
     Args:
         cfg: changed in place.
-        classes: ``--classes``, a JSON file or a comma list; ``None`` keeps the config's, or for
-            detection takes those of the annotation file.
-        splits: whose files are checked.
-        strict: whether faults that training can leave out are errors, too; in evaluation they always are.
+        classes: ``--classes``, a JSON file or comma-separated names; ``None`` keeps the config's classes, or
+            for detection takes those of the annotation file.
+        splits: splits whose files are checked.
+        strict: whether faults that training can leave out are errors too; in evaluation they always are.
 
     Raises:
-        UserError: class names that cannot be used, or faulty data; all kinds of fault are listed.
+        UserError: unusable class names or faulty data; all kinds of fault are listed.
     """
     try:
         names = None if classes is None else parse_classes(classes)
@@ -72,18 +72,20 @@ def set_own_data(
 def _by_split(
     check: Callable, cfg: Config, splits: tuple[str, ...], strict: bool
 ) -> tuple[list[Problem], list[Problem], list[str]]:
-    """Faults that training will leave out, those that stop the run, and notes."""
+    """Faults that training leaves out, faults that stop the run, and notes."""
     tolerant = () if strict else tuple(split for split in splits if split == "train")
     others = tuple(split for split in splits if split not in tolerant)
     trained, first = check(cfg, tolerant) if tolerant else ([], None)
     found, second = check(cfg, others) if others else ([], None)
-    left_out = [problem for problem in trained if problem.droppable]
+    left_out = [problem for problem in trained if problem.droppable and not problem.annotation]
     stops = [problem for problem in trained if not problem.droppable]
-    return left_out, [*stops, *found], [note for note in (first, second) if note]
+    # where training is strict, reading the file stops at the harmless ones
+    stops += [problem for problem in found if not problem.harmless_in_evaluation]
+    return left_out, stops, [note for note in (first, second) if note]
 
 
 def _local(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:
-    """Dataset configs with files on disk, each once: test is often val again."""
+    """Dataset configs with files on disk, each once: the test set is often the val set."""
     unique = {}
     for data in datasets_of(cfg, splits):
         if not data.get("backend_args"):
@@ -95,13 +97,13 @@ def _local(cfg: Config, splits: tuple[str, ...]) -> list[ConfigDict]:
 
 
 def set_segmentation_classes(cfg: Config, names: Sequence[str]) -> str:
-    """Classes ``names`` for label maps with the values 0 to K - 1, in the datasets and in all heads.
+    """Set the classes ``names`` for label maps with values 0 to K - 1, in the datasets and in all heads.
 
     Raises:
         UserError: fewer than two classes.
     """
     if len(names) < 2:
-        raise UserError(f"--classes: one class ({names[0]}) leaves nothing to tell apart; name the rest too")
+        raise UserError(f"--classes: one class ({names[0]}) leaves nothing to classify; name the others too")
     for data in datasets_of(cfg):
         data["type"] = "BaseSegDataset"  # ADE20KDataset allows subsets of its own 150 classes only
         data["metainfo"] = ConfigDict(classes=tuple(names))
@@ -125,7 +127,7 @@ def set_segmentation_classes(cfg: Config, names: Sequence[str]) -> str:
 
 
 def _keep_zero_label(node: object) -> None:
-    """``reduce_zero_label=False`` wherever a pipeline below ``node`` states it."""
+    """Set ``reduce_zero_label=False`` wherever a pipeline below ``node`` sets it."""
     if isinstance(node, dict):
         if node.get("reduce_zero_label"):
             node["reduce_zero_label"] = False
@@ -136,7 +138,7 @@ def _keep_zero_label(node: object) -> None:
 
 
 def _set_num_classes(node: object, count: int) -> None:
-    """``num_classes`` of one head or of a list of heads."""
+    """Set ``num_classes`` of one head or of a list of heads."""
     if isinstance(node, dict):
         node["num_classes"] = count
     elif isinstance(node, list | tuple):
@@ -145,7 +147,7 @@ def _set_num_classes(node: object, count: int) -> None:
 
 
 def check_segmentation(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[list[Problem], str | None]:
-    """Faults of images and label maps, and a line if not all could be opened in the time allowed."""
+    """Faults of images and label maps, and a note if the time did not allow opening all of them."""
     found, opened, total = [], 0, 0
     datasets = [data for data in _local(cfg, splits) if (data.get("data_prefix") or {}).get("seg_map_path")]
     for data in datasets:
@@ -157,15 +159,15 @@ def check_segmentation(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[l
 
 
 def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[Problem], int, int]:
-    """Faults of one dataset of label maps, pairs opened, pairs there are.
+    """Faults of one dataset of label maps, number of pairs opened, number of all pairs.
 
     Args:
-        cfg: whose ``decode_head`` the labels are for.
+        cfg: config with the ``decode_head`` that the labels are for.
         data: config of the dataset.
-        seconds: for opening files in random order; 0 checks the names alone.
+        seconds: time for opening files in random order; 0 checks the names only.
 
     Raises:
-        UserError: class names that are missing, or do not go with the head.
+        UserError: class names that are missing or do not match the head.
     """
     heads = cfg.model.decode_head
     head = heads[-1] if isinstance(heads, list | tuple) else heads
@@ -184,7 +186,7 @@ def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[P
     empty = check_folder(folders[0], images, image_suffix) + check_folder(folders[1], maps, map_suffix)
     if empty:
         return empty, 0, 0
-    if data.get("ann_file"):  # a list of names: other files beside them are meant to be left out
+    if data.get("ann_file"):  # a list of names: other files are left out on purpose
         listed = (root / data["ann_file"]).read_text().split()
         if missing := [name for name in listed if name not in images]:
             path = str(folders[0] / (missing[0] + image_suffix))
@@ -200,12 +202,12 @@ def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[P
 
 
 def reduces_zero_label(data: ConfigDict) -> bool:
-    """As the dataset will: its entry if it has one, else the default of its class."""
+    """Whether the dataset reduces zero labels: its entry if it has one, else the default of its class."""
     return bool(data.get("reduce_zero_label", data["type"].endswith("ADE20KDataset")))
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...] | None:
-    """Class names that the values of the files stand for: those of the dataset's class come first."""
+    """Class names for the values in the files: those of the dataset's class take precedence."""
     import mmdet.datasets  # noqa: F401  registers
     import mmseg.datasets  # noqa: F401
     from mmdet.registry import DATASETS as DETECTION
@@ -217,7 +219,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...] | None:
 
 
 def _within(items: list, seconds: float, title: str) -> Iterator:
-    """Items in random order until the time is over; a bar for those who wait longer than two seconds."""
+    """Items in random order until the time is over; a progress bar appears after two seconds."""
     order = random.Random(0).sample(items, len(items))
     end = time.monotonic() + seconds
     for item in tqdm(order, title, delay=2, leave=False):
@@ -234,14 +236,14 @@ def _is_coco(data: ConfigDict) -> bool:
 
 
 def set_detection_classes(cfg: Config, names: Sequence[str] | None) -> str | None:
-    """Classes and heads follow the annotation files where these differ from the config.
+    """Set classes and heads from the annotation files where these differ from the config.
 
     Args:
         cfg: changed in place.
-        names: classes to use; ``None``: those that the config states itself, else all of the file.
+        names: classes to use; ``None``: those that the config sets itself, else all of the file.
 
     Raises:
-        ClassNamesError: names that a file lacks.
+        ClassNamesError: names that are missing in a file.
         UserError: files that number the classes differently.
     """
     files = [(data, _annotation_file(data)) for data in _local(cfg, SPLITS) if _is_coco(data)]
@@ -261,7 +263,7 @@ def set_detection_classes(cfg: Config, names: Sequence[str] | None) -> str | Non
     same_names = chosen == tuple(stated or class_names(files[0][0]) or ())
     if same_names and all(head["num_classes"] == len(chosen) for head in heads):
         return None
-    # drawing fails with fewer colours than classes, and CocoDataset brings 80
+    # drawing fails with fewer colours than classes, and CocoDataset has 80
     colours = random.Random(0)
     palette = [tuple(colours.randrange(40, 256) for _ in range(3)) for _ in chosen]
     for data in datasets_of(cfg):
@@ -277,14 +279,14 @@ def _annotation_file(data: ConfigDict) -> Path:
 
 
 def _difference(first: Path, names: tuple[str, ...], second: Path, others: tuple[str, ...]) -> str:
-    """Why two annotation files do not go together."""
+    """Why two annotation files do not fit together."""
     apart = sorted(set(names) ^ set(others))
     what = f"{apart[0]!r} is in one of them only" if apart else "the same names in another order"
     return f"the categories of {first} and {second} differ: {what}; mmdet numbers classes by that order"
 
 
 def _heads(node: object, inside: bool = False) -> Iterator[dict]:
-    """Box and mask heads below a model config, of every stage."""
+    """Box and mask heads of every stage below a model config."""
     if isinstance(node, dict):
         if inside and "num_classes" in node:
             yield node
@@ -297,7 +299,7 @@ def _heads(node: object, inside: bool = False) -> Iterator[dict]:
 
 
 def check_detection(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[list[Problem], str | None]:
-    """Faults of annotation files and their images, and a line if a file is too large for that."""
+    """Faults of annotation files and their images, and a note if a file is too large to check."""
     found, large = [], []
     for data in _local(cfg, splits):
         if not _is_coco(data):
