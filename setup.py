@@ -16,6 +16,7 @@ OPENMMLAB = [
     "ftfy",  # mmseg imports both for its text encoders
     "regex",
     "tensorboard",
+    "jinja2",
     "tqdm",
     "setuptools<82",  # mmengine imports pkg_resources
 ]
@@ -30,7 +31,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["convnext_dense", "convnext_dense.*"]), "convnext_dense.configs"],
     package_dir={"convnext_dense.configs": "configs"},
-    package_data={"convnext_dense.configs": ["**/*.py"]},
+    package_data={"convnext_dense.configs": ["**/*.py"], "convnext_dense.reports": ["*.jinja"]},
     # Neither mmcv nor mmcv-lite: both install the module ``mmcv``, and pip would
     # put one over the other. The extras say which one is meant.
     install_requires=["torch>=2.6", "numpy>=1.22", "safetensors>=0.4"],

@@ -1,7 +1,6 @@
 """The page about a run: everything inside, nothing from elsewhere, comparisons only where allowed."""
 
 import base64
-import html
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
+from markupsafe import escape
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pycocotools")
@@ -32,7 +32,7 @@ def page(evaluation=None, log=LOG, notes=()) -> str:
 
 
 class Elements(HTMLParser):
-    """Tags with attributes, and text, of a page; complains of tags that do not close."""
+    """Tags with attributes, and text, of a page; fails at tags that do not close."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_the_sections_are_there_and_linked(text):
 def test_names_cannot_break_the_page(detected):
     text = page(detected)
     for written in ("my <run>", "MaskRCNN & <friends>", "x = '<y>'", "<heads>", evaluations.CLASSES[1]):
-        assert html.escape(written) in text
+        assert str(escape(written)) in text
         assert written not in text
 
 
@@ -135,7 +135,7 @@ def test_few_images_are_shared_out(tmp_path):
 def test_other_data_is_not_compared_and_says_so(detected, tmp_path):
     part = page(detected)
     assert "nothing is compared with the paper" in part
-    assert "46.2" not in part and "<th class=n>paper</th>" not in part
+    assert "46.2" not in part and ">paper</th>" not in part
     whole = page(evaluations.detection(tmp_path / "e", full=True))
     # Table 3, Mask R-CNN, ConvNeXt-T: box AP 46.2
     assert "nothing is compared" not in whole
