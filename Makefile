@@ -1,4 +1,4 @@
-# make demo | learn | test | soak | setup | ops | peers | zoo | doctor | lint | bench | tables
+# make demo | learn | test | test-all | soak | setup | ops | peers | zoo | doctor | lint | bench | tables
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,18 +7,19 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PEERS := .venv-peers
 
-.PHONY: help setup demo learn test soak lint format ops peers zoo doctor bench tables
+.PHONY: help setup demo learn test test-all soak lint format ops peers zoo doctor bench tables
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
-	@echo "make learn    DATA=FOLDER: a detector learns 50 real images of COCO by heart, under an hour on two cores"
-	@echo "make test     all tests"
-	@echo "make soak     kill training at random, fill its disk, and compare what it ends with"
+	@echo "make learn    DATA=FOLDER: a detector overfits 50 real images of COCO, in less than an hour on two cores"
+	@echo "make test     the tests, without what only repeats a proof at full size"
+	@echo "make test-all all tests"
+	@echo "make soak     kill training at random, fill its disk, and compare the results"
 	@echo "make setup    virtual environment in $(VENV) with the tested versions"
 	@echo "make ops      compile mmcv's ops against the installed torch (about ten minutes, once)"
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
-	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; goes on where it was)"
-	@echo "make doctor   what this machine has, and what to do about what it lacks"
+	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; resumes where it stopped)"
+	@echo "make doctor   what this machine has, and remedies for what it lacks"
 	@echo "make lint     ruff; make format rewrites"
 	@echo "make bench    speed ratios against the peers"
 	@echo "make tables   model tables of the README and docs from the paper's figures and results/"
@@ -43,14 +44,18 @@ setup: $(RUNTIME)
 demo: $(RUNTIME)
 	$(PY) tools/demo.py
 
-# Two processes of one thread each: a second thread in one process gained only a third.
+# Two processes with one thread each: a second thread in one process was only a third faster.
 learn: $(RUNTIME)
 	@test -d "$(DATA)/annotations" || { echo "make learn DATA=FOLDER in the layout of COCO; see docs/learning_run.md"; exit 1; }
 	OMP_NUM_THREADS=1 $(PY) -m torch.distributed.run --standalone --nproc_per_node=2 tools/train.py \
 	  configs/demo/mask_rcnn_coco_tiny.py --data-root "$(DATA)" --launcher pytorch
 
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(or $(PYTEST_ARGS),-n 2 --dist loadfile)
+	$(PYTEST) $(or $(PYTEST_ARGS),-n 2 --dist loadfile -m "not slow")
+
+test-all: $(DEV)
+	$(PYTEST) -n 2 --dist loadfile
 
 soak: $(RUNTIME)
 	OMP_NUM_THREADS=1 $(PY) tools/dev/soak.py $(SOAK_ARGS)
@@ -82,7 +87,7 @@ zoo: $(RUNTIME)
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py
 
-# The backbone at 512x512, where all of it takes a few minutes; docs/performance.md has the other commands.
+# The backbone at 512x512, a few minutes in total; docs/performance.md has the other commands.
 BACKBONE = OMP_NUM_THREADS=1 $(PEERS)/bin/python -W ignore tools/dev/bench_backbone.py
 bench: $(RUNTIME) $(PEERS)/.installed
 	$(BACKBONE) tiny base --pass training --device meta --shape 512 512 --memory plain lean leaner
