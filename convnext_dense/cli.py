@@ -1,4 +1,4 @@
-"""The command ``convnext-dense SUBCOMMAND``: what ``tools/`` has, from an installed wheel without a clone."""
+"""The command ``convnext-dense SUBCOMMAND``: the commands of ``tools/`` from an installed wheel."""
 
 import difflib
 import importlib
@@ -8,7 +8,7 @@ from convnext_dense import __version__
 from convnext_dense.errors import MissingPackageError
 from convnext_dense.support.command_line import SCRIPT
 
-COMMANDS = {  # subcommand -> module of convnext_dense.commands, and what it does
+COMMANDS = {  # subcommand -> module of convnext_dense.commands, and its purpose
     "list": ("list_recipes", "print the names of the recipes"),
     "copy": ("copy_recipe", "write a recipe to a file to edit"),
     "train": ("train", "train a detector or segmentor"),
@@ -16,7 +16,7 @@ COMMANDS = {  # subcommand -> module of convnext_dense.commands, and what it doe
     "predict": ("predict", "predict on your own images"),
     "benchmark": ("benchmark", "measure recipes beside the paper's tables"),
     "plot": ("plot", "curves, charts and pictures of runs and results"),
-    "swap": ("swap", "put a ConvNeXt in the place of the backbone of any mmdet or mmseg config"),
+    "swap": ("swap", "replace the backbone of any mmdet or mmseg config by a ConvNeXt"),
     "convert": ("convert", "write a checkpoint in the names of another code base"),
     "explain-lr": ("explain_lr", "show parameter groups and learning rates of a recipe"),
     "doctor": ("doctor", "report versions, devices and operators, with a remedy for what is missing"),
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run a subcommand; ``argv`` are the arguments after the program's name.
 
     Raises:
-        SystemExit: status 2 for an unknown subcommand or a package that it needs and that is not installed.
+        SystemExit: status 2 for an unknown subcommand or when a package that it needs is not installed.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         needed = f"{name} needs the OpenMMLab stack ({error}): pip install 'convnext_dense[lite]'"
         raise SystemExit(_failed(needed)) from None
-    sys.argv = [f"{SCRIPT} {name}", *rest]  # help texts and the command to resume with name it
+    sys.argv = [f"{SCRIPT} {name}", *rest]  # help texts and the resume command show it
     module.main()
 
 

@@ -1,7 +1,7 @@
-"""What this machine has for dense prediction, and the remedy for each thing it lacks.
+"""Check what this machine has for dense prediction, with a remedy for each missing thing.
 
-Packages are probed in processes of their own: a broken native library can end
-its process, not the report.
+Packages are probed in separate processes: a broken native library can end
+its process, but not the report.
 """
 
 import subprocess
@@ -47,7 +47,7 @@ print("a training state reads back with weights_only=True")
 
 
 class Check(NamedTuple):
-    """One line of the report; ``remedy`` is empty where nothing is wrong."""
+    """One line of the report; ``remedy`` is empty if nothing is wrong."""
 
     name: str
     status: Status
@@ -60,14 +60,14 @@ class Check(NamedTuple):
 
 
 def probe(code: str) -> tuple[bool, str]:
-    """Run Python ``code`` in a process of its own: whether it ended well, and its last line of output."""
+    """Run Python ``code`` in a separate process; return whether it succeeded and its last line of output."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return done.returncode == 0, lines[-1] if lines else f"exit status {done.returncode}"
 
 
 def check_python(version: tuple[int, ...]) -> Check:
-    """Python 3.10 or newer."""
+    """Check for Python 3.10 or newer."""
     name = ".".join(map(str, version[:3]))
     if version >= (3, 10):
         return Check("python", "ok", name)
@@ -75,7 +75,7 @@ def check_python(version: tuple[int, ...]) -> Check:
 
 
 def check_version(package: str, version: str | None) -> Check:
-    """Installed, and in the range that works with the others."""
+    """Check that the package is installed, in a version that works with the others."""
     wanted = SUPPORTED[package]
     if version is None:
         return Check(package, "fail", "not installed", "pip install 'convnext_dense[lite]'")
@@ -85,7 +85,7 @@ def check_version(package: str, version: str | None) -> Check:
 
 
 def check_mmcv(full: str | None, lite: str | None) -> Check:
-    """Exactly one of mmcv and mmcv-lite, below 2.2."""
+    """Check for exactly one of mmcv and mmcv-lite, below 2.2."""
     if full and lite:
         remedy = (
             "pip uninstall -y mmcv mmcv-lite, then pip install 'mmcv-lite==2.1.0' (and `make ops` to compile)"
@@ -101,7 +101,7 @@ def check_mmcv(full: str | None, lite: str | None) -> Check:
 
 
 def check_setuptools(version: str | None) -> Check:
-    """mmengine finds configs such as ``mmdet::...`` through pkg_resources."""
+    """Check setuptools: mmengine finds configs such as ``mmdet::...`` through pkg_resources."""
     if version is None or version not in SpecifierSet("<82"):
         detail = f"{version or 'not installed'}; mmengine needs pkg_resources, which 82 removed"
         return Check("setuptools", "fail", detail, "pip install 'setuptools<81'")
@@ -109,13 +109,13 @@ def check_setuptools(version: str | None) -> Check:
 
 
 def check_gpus() -> Check:
-    """CUDA of the torch build and the GPUs it sees."""
+    """Report CUDA of the torch build and the visible GPUs."""
     good, line = probe(_TORCH)
     return Check("devices", "ok", line) if good else Check("devices", "fail", line, "pip install torch")
 
 
 def check_torchvision(version: str | None) -> Check:
-    """Optional; a build for another torch fails at import and is worth removing."""
+    """Check the optional torchvision; a build for another torch fails at import and should be removed."""
     if version is None:
         return Check("torchvision", "ok", "not installed (optional)")
     good, line = probe(_TORCHVISION)
@@ -126,17 +126,17 @@ def check_torchvision(version: str | None) -> Check:
 
 
 def check_ops() -> Check:
-    """Which kernels serve RoIAlign and NMS."""
+    """Report which kernels serve RoIAlign and NMS."""
     good, line = probe(_OPS)
     if not good:
-        return Check("RoIAlign, NMS", "fail", line, "mend the lines above first")
+        return Check("RoIAlign, NMS", "fail", line, "fix the lines above first")
     if line == "mmcv compiled":
         return Check("RoIAlign, NMS", "ok", line)
     return Check("RoIAlign, NMS", "ok", f"{line} (mmcv's other ops need `make ops`)")
 
 
 def check_toolboxes() -> Check:
-    """mmdet and mmseg import once our ops are in place."""
+    """Check that mmdet and mmseg can be imported with our ops."""
     good, line = probe(_ZOO)
     return Check(
         "mmdet, mmseg", *(("ok", line) if good else ("fail", line, "pip install 'convnext_dense[lite]'"))
@@ -144,7 +144,7 @@ def check_toolboxes() -> Check:
 
 
 def check_resume() -> Check:
-    """mmengine's training state can be read without unpickling code."""
+    """Check that mmengine's training state can be read without unpickling code."""
     good, line = probe(_RESUME)
     if good:
         return Check("resume", "ok", line)
@@ -152,7 +152,7 @@ def check_resume() -> Check:
 
 
 def run_checks() -> list[Check]:
-    """All checks, the slow probes side by side."""
+    """Run all checks, the slow probes in parallel."""
     now: list[Check] = [check_python(sys.version_info[:3])]
     now += [check_version(package, installed_version(package)) for package in SUPPORTED]
     now.append(check_mmcv(installed_version("mmcv"), installed_version("mmcv-lite")))

@@ -1,4 +1,4 @@
-"""Every error that a user can act on, in one hierarchy, and the one line that matters of others.
+"""All errors that a user can act on, in one hierarchy, and the one relevant line of other errors.
 
 A message is one line, or a few, that name the file or the key and the remedy; command lines print it without
 a traceback. Each class is also the built-in error that callers of a library expect. This module imports
@@ -24,7 +24,7 @@ class CheckpointError(DenseError, ValueError):
     """A checkpoint that cannot be read or does not fit the model.
 
     Attributes:
-        names_file: whether the message names the file already.
+        names_file: whether the message already names the file.
     """
 
     names_file = False
@@ -43,9 +43,9 @@ class DatasetNotFoundError(DenseError, FileNotFoundError):
 
 
 def reason(error: BaseException) -> str:
-    """The one line that matters of a page in which torch explains a damaged or refused file.
+    """The one relevant line of torch's long message about a damaged or refused file.
 
-    Torch's own first line advises to read the file unsafely; that line never gets through.
+    Torch's own first line advises reading the file unsafely; that line is never shown.
     """
     _, found, detail = str(error).partition("WeightsUnpickler error: ")
     lines = (detail if found else str(error)).split("\n")

@@ -1,4 +1,4 @@
-"""The recipes that travel with the package, by name."""
+"""The recipes of the package, by name."""
 
 import difflib
 from pathlib import Path
@@ -16,7 +16,7 @@ def configs_root() -> Path:
     """Folder of the recipes: inside an installed wheel, or ``configs/`` of a checkout.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: neither exists.
     """
     for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
         if (folder / "_base_").is_dir():
@@ -32,10 +32,10 @@ def list_configs() -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """File of a recipe by name, with or without ``configs/`` in front and ``.py`` behind.
+    """File of a recipe by name, with or without the prefix ``configs/`` and the suffix ``.py``.
 
     Raises:
-        ValueError: an unknown name; the near ones are listed.
+        ValueError: an unknown name; similar names are listed.
     """
     short = name.removeprefix("./").removeprefix("configs/").removesuffix(".py")
     known = list_configs()
@@ -46,7 +46,7 @@ def config_path(name: str) -> Path:
 
 
 def run_name(path: str | Path) -> str:
-    """``cascade/convnext_t_3x`` for a recipe, as others have its file name, too; else the file's name."""
+    """``cascade/convnext_t_3x`` for a recipe, because file names are not unique; else the file's name."""
     path = Path(path).resolve()
     root = configs_root().resolve()
     return path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
@@ -56,7 +56,7 @@ def get_config(name: str) -> "Config":
     """mmengine ``Config`` of a recipe by name, e.g. ``get_config("cascade/convnext_b_3x")``.
 
     Raises:
-        ValueError: an unknown name; the near ones are listed.
+        ValueError: an unknown name; similar names are listed.
         ImportError: mmengine is not installed (extras ``lite`` or ``full``).
     """
     path = config_path(name)

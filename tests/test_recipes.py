@@ -18,7 +18,7 @@ def test_a_recipe_is_found_by_name_or_path(name):
     assert config_path(name).samefile(ROOT / "configs/mask_rcnn/convnext_t_3x.py")
 
 
-def test_runs_of_recipes_with_one_file_name_have_folders_of_their_own():
+def test_runs_of_recipes_with_one_file_name_have_their_own_folders():
     names = ["mask_rcnn/convnext_t_3x", "cascade/convnext_t_3x"]
     assert [run_name(config_path(name)) for name in names] == names
     assert run_name("/somewhere/else/my_config.py") == "my_config"
@@ -57,13 +57,14 @@ def run_installed(site: Path, folder: Path, *command: object) -> str:
 
 
 def test_the_wheel_carries_the_package_and_its_recipes_alone(wheel):
-    """An old ``build`` folder would put modules into it that are no more: remove it then."""
+    """An old ``build`` folder would put modules into it that no longer exist: remove it then."""
     carried = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*.py")}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "convnext_dense").rglob("*.py")}
     recipes = {
         f"convnext_dense/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.py")
     }
     assert carried == sources | recipes
+    assert (wheel / "convnext_dense/reports/page.html.jinja").is_file()
     (entries,) = wheel.glob("*.dist-info/entry_points.txt")
     assert "convnext-dense = convnext_dense.cli:main" in entries.read_text()
 

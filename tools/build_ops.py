@@ -4,7 +4,7 @@
 
 The build takes about nine minutes on two cores and needs a C++ compiler (with a GPU, also nvcc). The wheel
 is kept, so the second time takes seconds: in $CONVNEXT_DENSE_CACHE, by default ~/.cache/convnext_dense.
-mmcv-lite stays until there is a wheel to put in its place. --force builds anew.
+mmcv-lite stays until a wheel is ready to replace it. --force builds again.
 
 Environment: MAX_JOBS (compilers at once, by default one per core), FORCE_CUDA=1 (compile for CUDA where no
 GPU is visible), TORCH_CUDA_ARCH_LIST (by default the visible GPUs).
@@ -40,16 +40,16 @@ for device in ["cpu"] + ["cuda"] * CUDA:
 
 
 class BuildError(Exception):
-    """What went wrong, and what to do about it."""
+    """A failed build; the message has the cause and the remedy."""
 
 
 def builds_cuda() -> bool:
-    """Whether mmcv's setup.py will compile the GPU kernels: the rule it uses itself."""
+    """Whether mmcv's setup.py will compile the GPU kernels, by its own rule."""
     return torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1"
 
 
 def cache_key() -> str:
-    """All that a wheel depends on: mmcv, torch, the accelerator and its kinds, Python and platform."""
+    """Everything that a wheel depends on: mmcv, torch, the accelerator and its kinds, Python and platform."""
     accelerator = "cpu"
     if builds_cuda():
         kinds = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
@@ -83,7 +83,7 @@ def pip(*args: str) -> None:
 def check_installed() -> str | None:
     """None if mmcv's compiled ops import and run; else the last line of the error.
 
-    In a fresh process: this one may have loaded another mmcv, and a wrong binary may crash.
+    Runs in a new process: this one may have loaded another mmcv, and a wrong binary may crash.
     """
     code = CHECK.replace("CUDA", str(torch.cuda.is_available()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -104,13 +104,13 @@ def check_compilers() -> None:
 
 
 def build_wheel(folder: Path) -> Path:
-    """Compile mmcv and put the wheel into ``folder``, whole or not at all."""
+    """Compile mmcv and put the wheel into ``folder`` atomically."""
     check_compilers()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build.log"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
-        # --no-cache-dir: pip would keep the wheel without regard to torch, and hand it out again after an
-        # upgrade of torch, when it no longer loads.
+        # --no-cache-dir: pip's cache ignores the torch version. After an upgrade of torch, pip would
+        # install a cached wheel that no longer loads.
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--verbose"]
         command += ["--no-cache-dir", "--no-build-isolation", "--no-deps", "--no-binary", "mmcv"]
         command += ["--wheel-dir", work, f"mmcv=={MMCV}"]
@@ -128,8 +128,8 @@ def build_wheel(folder: Path) -> Path:
 def build_environment(work: Path) -> dict[str, str]:
     """Environment variables of the build, with its tools installed in ``work``.
 
-    mmcv's setup.py needs pkg_resources, which left setuptools in 81; and without ninja the build takes one
-    core. Both stand beside the environment while it builds, so what is installed there stays as it is.
+    mmcv's setup.py needs pkg_resources, which setuptools 81 removed; without ninja the build uses one
+    core. Both are installed outside the environment, which does not change.
     """
     tools = work / "tools"
     pip("install", "--quiet", "--target", str(tools), "setuptools<81", "wheel", "ninja")
@@ -151,7 +151,7 @@ def tee(lines: Iterator[str], log: Path) -> Iterator[str]:
 
 
 def show_progress(lines: Iterator[str]) -> None:
-    """One line that is rewritten on a terminal; elsewhere a line every half a minute."""
+    """Shows progress: one line that is rewritten on a terminal; elsewhere a line every 30 seconds."""
     live, start, first, printed = sys.stdout.isatty(), time.monotonic(), None, -30.0
     for line in lines:
         match = re.match(r"\s*\[(\d+)/(\d+)\]", line)  # ninja's counter
@@ -183,7 +183,7 @@ def minutes(seconds: float) -> str:
 
 def explain_failure(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
-    # After an error pip and setuptools still say a lot, so the end of the log is the second choice.
+    # pip and setuptools print a lot after an error, so the end of the log is the second choice.
     errors = [line.strip() for line in lines if re.search(r"(?i)error:|Killed", line)]
     remedy = "see the log"
     if any("Killed" in line for line in lines):
@@ -199,13 +199,13 @@ def explain_failure(log: Path) -> str:
 
 
 def install(wheel: Path) -> None:
-    """Put the wheel in the place of mmcv-lite: both own ``import mmcv``, so the old one goes first."""
+    """Replace mmcv-lite by the wheel: both own ``import mmcv``, so mmcv-lite is removed first."""
     pip("uninstall", "--yes", "mmcv-lite", "mmcv")
     try:
         pip("install", "--no-deps", "--no-index", str(wheel))
     except BuildError as error:
         raise BuildError(
-            f"{error}\nRemedy: pip install mmcv-lite=={MMCV} brings the former state back"
+            f"{error}\nRemedy: pip install mmcv-lite=={MMCV} restores the previous state"
         ) from None
 
 
@@ -218,7 +218,7 @@ def main() -> int:
     )
     force = parser.parse_args().force
     if not force and check_installed() is None:
-        print("mmcv is compiled, and its ops run; nothing to do (--force builds anew)")
+        print("mmcv is compiled, and its ops run; nothing to do (--force builds again)")
         return 0
     folder = cache_folder()
     try:

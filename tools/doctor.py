@@ -1,4 +1,4 @@
-"""What this machine has and lacks: python tools/doctor.py"""
+"""Report what this machine has and lacks: python tools/doctor.py"""
 
 from convnext_dense.commands.doctor import main
 

@@ -1,9 +1,9 @@
-"""What every ADE20K recipe of the paper shares: UperNet, 160,000 iterations of 8 GPUs x 2 images, poly."""
+"""Shared part of the ADE20K recipes of the paper: UperNet, 160,000 iterations of 8 GPUs x 2 images, poly."""
 
 _base_ = ["mmseg::_base_/models/upernet_r50.py", "mmseg::_base_/default_runtime.py"]
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
 
-# ---- model: mmseg's heads, with SyncBN; the auxiliary one sees stage 2 and weighs 0.4
+# ---- model: mmseg's heads, with SyncBN; the auxiliary one reads stage 2 and has weight 0.4
 # The types of this package are mmseg's classes. Under fp16 they resize logits in float32, as released.
 model = dict(
     pretrained=None,
@@ -17,8 +17,8 @@ train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=16
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    # As released, iteration n has (1 - n / 160,000) of the rate, from n = 0 on, times a warm-up of 1500.
-    # mmengine multiplies the two and spreads each over end - 1 steps, hence the ends.
+    # As released, iteration n has (1 - n / 160,000) of the rate, from n = 0 on, times a warm-up of 1500
+    # iterations. mmengine multiplies the two and spreads each over end - 1 steps, hence the ends.
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1501),
     dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters + 1),
 ]
@@ -36,5 +36,5 @@ default_hooks = dict(
     visualization=dict(type="SegVisualizationHook"),
 )
 
-# ---- test with several scales and flip: whole images, where one scale slides windows
+# ---- test with several scales and flip: whole images; the test at one scale uses sliding windows
 tta_model = dict(type="SegmentationTTA", mode="whole")

@@ -1,4 +1,4 @@
-"""Optimizer of the ConvNeXts on ADE20K: AdamW in fp16, learning rates that decay stage by stage."""
+"""Optimizer for ConvNeXt on ADE20K: AdamW in fp16, learning rates that decay stage by stage."""
 
 optim_wrapper = dict(
     type="AmpOptimWrapper",  # fp16; its loss scale is dynamic unless a number is given

@@ -1,4 +1,4 @@
-"""Optimizer of the Swin Transformers on ADE20K, as released with them: one rate for all layers, fp32."""
+"""Optimizer for Swin Transformers on ADE20K, as released: one rate for all layers, fp32."""
 
 optim_wrapper = dict(
     type="OptimWrapper",

@@ -1,8 +1,8 @@
-"""Cascade Mask R-CNN of the paper: mmdet's, with 4conv1fc box heads in SyncBN that regress boxes by GIoU."""
+"""Cascade Mask R-CNN of the paper: mmdet's, with 4conv1fc box heads, SyncBN and GIoU loss."""
 
 _base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
 
-# The deviations by which box deltas are divided shrink as the boxes get better from stage to stage.
+# Box deltas are divided by these standard deviations, which decrease as boxes improve from stage to stage.
 box_stds = [(0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)]
 box_heads = [
     dict(
@@ -24,7 +24,7 @@ box_heads = [
     for stds in box_stds
 ]
 # The types of this package are mmdet's classes. Under fp16 they keep coordinates, targets, losses and NMS in
-# float32, as released; mmdet 3 does not. The RoI head also initialises its mask heads, which mmdet 3 forgets
+# float32, as released; mmdet 3 does not. The RoI head also initialises its mask heads, unlike mmdet 3
 # (docs/deviations.md).
 model = dict(
     data_preprocessor=dict(type="convnext_dense.DetDataPreprocessor"),
@@ -36,7 +36,7 @@ model = dict(
         mask_roi_extractor=dict(type="convnext_dense.SingleRoIExtractor"),
         mask_head=dict(type="convnext_dense.FCNMaskHead"),
     ),
-    # As released: proposals that clipping left without area are kept; mmdet 3 drops them at 0.
+    # As released: proposals without area after clipping are kept; with 0, mmdet 3 drops them.
     train_cfg=dict(rpn_proposal=dict(min_bbox_size=-1)),
     test_cfg=dict(rpn=dict(min_bbox_size=-1)),
 )

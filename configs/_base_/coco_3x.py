@@ -1,4 +1,4 @@
-"""What every COCO recipe of the paper shares: data, 36 epochs of AdamW on 8 GPUs x 2 images, warm-up."""
+"""Shared part of the COCO recipes of the paper: data, 36 epochs of AdamW on 8 GPUs x 2 images, warm-up."""
 
 _base_ = ["mmdet::_base_/datasets/coco_instance.py", "mmdet::_base_/default_runtime.py"]
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
@@ -19,14 +19,14 @@ train_pipeline = [
 ]
 train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
 
-# ---- schedule: 117,266 annotated images / (8 GPUs x 2) = 7,330 iterations an epoch
+# ---- schedule: 117,266 annotated images / (8 GPUs x 2) = 7,330 iterations per epoch
 max_epochs = 36
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 param_scheduler = [
-    # 500 iterations rise from 0.001 of the rate and iteration 500 has all of it, as released:
-    # mmengine spreads the rise over end - 1 steps, so end is 501.
+    # As released: 500 iterations of warm-up from 0.001 of the rate; iteration 500 has the full rate.
+    # mmengine spreads the warm-up over end - 1 steps, so end is 501.
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=501),
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=max_epochs, milestones=[27, 33], gamma=0.1),
 ]
@@ -36,5 +36,5 @@ optim_wrapper = dict(
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
-# ---- bookkeeping: one checkpoint an epoch, of which the last three and the best stay
+# ---- bookkeeping: one checkpoint per epoch; the last three and the best are kept
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best="coco/bbox_mAP"))

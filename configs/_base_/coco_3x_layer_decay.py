@@ -1,4 +1,4 @@
-"""The COCO recipe of the ConvNeXts: layer-wise learning-rate decay; each recipe states its ``decay_rate``."""
+"""The COCO recipe for ConvNeXt: layer-wise learning-rate decay; each recipe states its ``decay_rate``."""
 
 _base_ = "./coco_3x.py"
 

@@ -1,4 +1,4 @@
-"""The COCO recipe of the Swin Transformers, as released with them: one learning rate for all layers."""
+"""The COCO recipe for Swin Transformers, as released: one learning rate for all layers."""
 
 _base_ = "./coco_3x.py"
 

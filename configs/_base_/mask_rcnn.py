@@ -4,7 +4,7 @@ _base_ = "mmdet::_base_/models/mask-rcnn_r50_fpn.py"
 
 # The types of this package are mmdet's classes. Under fp16 they keep coordinates, targets, losses and NMS in
 # float32, as released; mmdet 3 does not (docs/deviations.md).
-# As released: proposals that clipping left without area are kept; mmdet 3 drops them at 0.
+# As released: proposals without area after clipping are kept; with 0, mmdet 3 drops them.
 model = dict(
     data_preprocessor=dict(type="convnext_dense.DetDataPreprocessor"),
     rpn_head=dict(type="convnext_dense.RPNHead"),

@@ -8,7 +8,7 @@ Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp32
 
 _base_ = "./convnext_l_in22k_3x.py"
 
-# Rate 1e-4 and decay 0.7 over 3 + 27 / 3 = 12 layers, in fp32, as for ConvNeXt-L.
+# Rate 1e-4 and decay 0.7 over 3 + 27 / 3 = 12 layers, in fp32, like ConvNeXt-L.
 model = dict(
     backbone=dict(
         arch="xlarge",

@@ -9,5 +9,5 @@ Status     same recipe, not released
 
 _base_ = ["../_base_/cascade_mask_rcnn.py", "../_base_/coco_3x.py"]
 
-# The backbone is that of mmdet's base, with its stem, first stage and batch statistics frozen. AdamW at 1e-4
+# The backbone comes from mmdet's base, with its stem, first stage and batch statistics frozen. AdamW at 1e-4
 # without layer decay is the recipe of the Swin baselines, from whose paper the table takes this row.

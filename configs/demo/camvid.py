@@ -1,7 +1,7 @@
 """UperNet with a small ConvNeXt on real street scenes: from scratch on one CPU core in minutes.
 
 Data     --data-root FOLDER with images/{training,validation}/NAME.png and annotations/ of the same names;
-         label maps hold 0 to 10 for the classes below and 11 where nobody labelled
+         label maps hold 0 to 10 for the classes below and 11 for unlabelled pixels
 Train    tools/train.py configs/demo/camvid.py --data-root FOLDER
 Expect   see docs/own_data.md, which also says what to change for other classes
 """
@@ -20,7 +20,7 @@ metainfo = dict(
     ],
 )
 num_classes = 11
-ignore_index = 11  # without these entries it is 255, the better choice for new label maps
+ignore_index = 11  # the default is 255, the better choice for new label maps
 crop_size = (240, 240)
 model = dict(
     data_preprocessor=dict(size=crop_size, seg_pad_val=ignore_index),

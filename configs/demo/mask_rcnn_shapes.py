@@ -16,7 +16,7 @@ model = dict(
         _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
-        # The released initialisation (std 0.02) suits wider nets; narrow ones start more slowly with it.
+        # The released initialisation (std 0.02) suits wider networks; narrow ones start more slowly with it.
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], nonlinearity="linear"),
     ),
     neck=dict(in_channels=dims, out_channels=64),
@@ -28,7 +28,7 @@ model = dict(
         mask_roi_extractor=dict(out_channels=64),
         mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes),
     ),
-    # Scenes hold seven shapes at the most, so fewer proposals do.
+    # Scenes have at most seven shapes, so fewer proposals are enough.
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
@@ -80,7 +80,7 @@ val_dataloader = dict(
         pipeline=[
             image,
             resize,
-            annotations,  # after the resize: ground truth stays at the image's own size
+            annotations,  # after the resize: ground truth keeps the size of the original image
             dict(
                 type="PackDetInputs",
                 meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),

@@ -12,14 +12,14 @@ default_scope = "mmseg"
 # ---- model: 1.2 M parameters in the backbone, 0.45 M in the heads
 dims = [32, 64, 128, 256]
 num_classes = 4  # the background and three shapes
-# The backbone normalises its outputs, so the heads go without norms.
+# The backbone normalises its outputs, so the heads have no norms.
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
     backbone=dict(
         _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
-        # The released initialisation (std 0.02) suits wider nets; narrow ones start more slowly with it.
+        # The released initialisation (std 0.02) suits wider networks; narrow ones start more slowly with it.
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], nonlinearity="linear"),
     ),
     decode_head=dict(

@@ -1,7 +1,7 @@
 """Mask R-CNN, ConvNeXt-T, COCO 3x.
 
 Paper      Table 3: box AP 46.2, mask AP 41.7; 262 GMACs at 1280x800; 48 M parameters
-Pretrained ImageNet-1K, 224 pixels (downloaded at the start; --pretrained PATH|none to change it)
+Pretrained ImageNet-1K, 224 pixels (downloaded at the start; change it by --pretrained PATH|none)
 Train      torchrun --nproc-per-node 8 tools/train.py mask_rcnn/convnext_t_3x --launcher pytorch
 Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
 """

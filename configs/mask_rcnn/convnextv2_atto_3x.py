@@ -4,7 +4,7 @@ Paper      none: V2 Table 6 has B, L and H; 180 GMACs at 1280x800 and 23 M param
 Pretrained ImageNet-1K by FCMAE, without labels, 224 pixels (appendix A.3)
 Train      torchrun --nproc-per-node 8 tools/train.py mask_rcnn/convnextv2_atto_3x --launcher pytorch
 Cost       36 epochs x 3,665 iterations of 8 GPUs x 4 images of 1024x1024, fp16
-Status     ours, after tiny: nobody published a recipe of this size. Not trained here.
+Status     ours, from tiny: no recipe of this size was published. Not trained here.
 """
 
 _base_ = "./convnextv2_tiny_3x.py"
@@ -13,7 +13,7 @@ _base_ = "./convnextv2_tiny_3x.py"
 model = dict(
     backbone=dict(
         arch="atto",
-        drop_path_rate=0.2,  # the lowest of the sweep: 3.4 M parameters hardly overfit
+        drop_path_rate=0.2,  # the lowest value of the sweep: 3.4 M parameters hardly overfit
         init_cfg=dict(
             checkpoint="https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_atto_1k_224_fcmae.pt"
         ),

@@ -4,11 +4,11 @@ Paper      V2 Table 6 (published): box AP 52.9, mask AP 46.6; 486 GMACs at 1280x
 Pretrained ImageNet-1K by FCMAE, without labels, 224 pixels (appendix A.3)
 Train      torchrun --nproc-per-node 8 tools/train.py mask_rcnn/convnextv2_base_3x --launcher pytorch
 Cost       36 epochs x 3,665 iterations of 8 GPUs x 4 images of 1024x1024, fp16
-Status     not released; from V2's appendix A.3, but for what is marked ours. Not trained here.
+Status     not released; from V2's appendix A.3, except what is marked ours. Not trained here.
 
 A.3 gives the toolbox (mmdet), 36 epochs, batch 32, AdamW with 1e-4 and 0.05, jittering at 1024x1024 by 0.1
 to 2.0, soft-NMS at one scale. It swept layer decay over {0.9, 0.95} and drop path over {0.2, 0.3, 0.4, 0.5}
-and does not say what won. Ours: 0.95 and 0.4, as V1's Mask R-CNN and as mmdet's port of this model, whose
+and does not state the best. Ours: 0.95 and 0.4, as in V1's Mask R-CNN and mmdet's port of this model, whose
 table has 52.9 and 46.4; warm-up, epochs of the steps, fp16 and test scale (1333, 800) of V1; linear soft-NMS.
 """
 
@@ -31,7 +31,7 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
-# 117,266 annotated images / (8 GPUs x 4) = 3,665 iterations an epoch
+# 117,266 annotated images / (8 GPUs x 4) = 3,665 iterations per epoch
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 auto_scale_lr = dict(base_batch_size=32)
 
@@ -41,7 +41,7 @@ model = dict(
         _delete_=True,
         type="ConvNeXt",
         arch="base",
-        use_grn=True,  # V2; GRN takes the place of the layer scale
+        use_grn=True,  # V2; GRN replaces the layer scale
         drop_path_rate=0.4,  # ours, within the sweep
         init_cfg=dict(
             type="Pretrained",
@@ -52,6 +52,6 @@ model = dict(
     test_cfg=dict(rcnn=dict(nms=dict(type="soft_nms"))),  # A.3
 )
 
-# Decay ours, within the sweep. Groups of three blocks, as V2 fine-tunes this size on ImageNet (A.2): stage 2
+# Decay is ours, within the sweep. Groups of three blocks, as in V2's fine-tuning on ImageNet (A.2): stage 2
 # has 27, so num_layers = 3 + 27 / 3 = 12; the stem trains at 0.95^13 = 0.51 of the heads' rate.
 optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))

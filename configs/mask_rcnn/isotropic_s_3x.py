@@ -1,4 +1,4 @@
-"""Mask R-CNN, isotropic ConvNeXt-S under a simple feature pyramid, COCO 3x.
+"""Mask R-CNN, isotropic ConvNeXt-S with a simple feature pyramid, COCO 3x.
 
 Paper      Table 2 (ImageNet only); 262 GMACs at 1280x800 and 43 M parameters, counted here
 Pretrained ImageNet-1K, 224 pixels
@@ -13,16 +13,17 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type="IsotropicConvNeXt",
-        arch="isotropic_small",  # without layer scale, as its weights
+        arch="isotropic_small",  # without layer scale, like its weights
         drop_path_rate=0.4,
         init_cfg=dict(
             type="Pretrained",
             checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_iso_small_1k_224_ema.pth",
         ),
     ),
-    # Strides 4, 8, 16, 32 out of the map of stride 16, and 64 for the RPN alone, as an FPN's last.
+    # Strides 4, 8, 16, 32 from the map of stride 16, and 64 only for the RPN, like the last level of an FPN.
     neck=dict(_delete_=True, type="SimpleFeaturePyramid", in_channels=384, out_channels=256, num_outs=5),
 )
 
-# 18 blocks, so num_layers = 18 / 3 = 6; the stem trains at 0.95^7 = 0.70 of the heads' rate, as ConvNeXt-T's.
+# 18 blocks, so num_layers = 18 / 3 = 6; the stem trains at 0.95^7 = 0.70 of the heads'
+# rate, as in ConvNeXt-T.
 optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))

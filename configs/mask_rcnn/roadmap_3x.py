@@ -7,8 +7,8 @@ Train      ROADMAP_STEP=inverted_bottleneck torchrun --nproc-per-node 8 tools/tr
 Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
 Status     the recipe of ConvNeXt-T at every step, not released; at the last it is mask_rcnn/convnext_t_3x
 
-The steps and what each costs are in docs/roadmap.md. Batch norms keep their pretrained statistics, as usual
-at two images a GPU; from random weights train with --cfg-options model.backbone.norm_eval=False.
+docs/roadmap.md has the steps and their costs. Batch norms keep their pretrained statistics, as usual
+at two images per GPU; from random weights train with --cfg-options model.backbone.norm_eval=False.
 """
 
 _base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x_layer_decay.py"]
@@ -33,6 +33,6 @@ model = dict(
     neck=dict(in_channels=list(resolve_step(step).dims)),  # bottlenecks return four times their width
 )
 
-# As for ConvNeXt-T. The number of groups follows from the depths, which differ at resnet50 alone.
+# As for ConvNeXt-T. The number of groups follows from the depths, which differ only at resnet50.
 optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
-work_dir = f"work_dirs/roadmap_3x_{step}"  # a folder a step
+work_dir = f"work_dirs/roadmap_3x_{step}"  # one folder per step

@@ -17,5 +17,5 @@ model = dict(
     auxiliary_head=dict(in_channels=1024),
 )
 
-# In fp32 as ConvNeXt-L, at a lower rate.
+# In fp32 like ConvNeXt-L, at a lower rate.
 optim_wrapper = dict(optimizer=dict(lr=8e-5))

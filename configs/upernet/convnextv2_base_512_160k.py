@@ -4,12 +4,12 @@ Paper      V2 Table 7 (published): mIoU 52.1 at several scales; 1170 GMACs at 51
 Pretrained ImageNet-1K by FCMAE, then fine-tuned with labels, 224 pixels (appendix A.4)
 Train      torchrun --nproc-per-node 8 tools/train.py upernet/convnextv2_base_512_160k --launcher pytorch
 Cost       160,000 iterations of 8 GPUs x 2 images, fp16
-Status     not released; from V2's appendix A.4, but for what is marked ours. Not trained here.
+Status     not released; from V2's appendix A.4, except what is marked ours. Not trained here.
 
 A.4 gives the toolbox (mmseg), 160,000 iterations of 16 crops of 512x512, AdamW with weight decay 0.05, tests
 at 0.75 to 1.25 of (2048, 512). It swept the rate over {1e-4, 2e-4, 3e-4}, layer decay over {0.8, 0.9}, drop
-path over {0.1, 0.2, 0.3, 0.4} and does not say what won. Ours: 1e-4, 0.9 and 0.4, as V1; warm-up, poly, fp16,
-windows at one scale, whole images and flip at several, of V1.
+path over {0.1, 0.2, 0.3, 0.4} and does not state the best. Ours: 1e-4, 0.9 and 0.4, as in V1; warm-up, poly,
+fp16, windows at one scale, whole images and flip at several, of V1.
 """
 
 _base_ = ["../_base_/ade20k_160k_512.py", "../_base_/ade20k_160k_layer_decay.py"]
@@ -19,7 +19,7 @@ model = dict(
         _delete_=True,
         type="ConvNeXt",
         arch="base",
-        use_grn=True,  # V2; GRN takes the place of the layer scale
+        use_grn=True,  # V2; GRN replaces the layer scale
         drop_path_rate=0.4,  # ours, within the sweep
         init_cfg=dict(
             type="Pretrained",
@@ -30,8 +30,8 @@ model = dict(
     auxiliary_head=dict(in_channels=512),
 )
 
-# A.4 says "layer-wise", where V1 was stage-wise. Decay ours, within the sweep. Groups of three blocks, as V2
-# fine-tunes this size on ImageNet (A.2): stage 2 has 27, so num_layers = 3 + 27 / 3 = 12; the stem trains at
+# A.4 says "layer-wise", where V1 was stage-wise. Decay is ours, within the sweep. Groups of three blocks, as
+# in V2's fine-tuning on ImageNet (A.2): stage 2 has 27, so num_layers = 3 + 27 / 3 = 12; the stem trains at
 # 0.9^13 = 0.25 of the heads' rate.
 optim_wrapper = dict(paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.9))
 

@@ -4,12 +4,12 @@ Paper      none: V2 Table 7 has B, L and H; 938 GMACs at 512x2048 and 60 M param
 Pretrained ImageNet-1K by FCMAE, then fine-tuned with labels, 224 pixels (appendix A.4)
 Train      torchrun --nproc-per-node 8 tools/train.py upernet/convnextv2_tiny_512_160k --launcher pytorch
 Cost       160,000 iterations of 8 GPUs x 2 images, fp16
-Status     not released; as V2-B, from appendix A.4, with its swept values ours. Not trained here.
+Status     not released; from appendix A.4 like V2-B; swept values are ours. Not trained here.
 """
 
 _base_ = "./convnextv2_base_512_160k.py"
 
-# Rate 1e-4, drop path 0.4 and decay 0.9 stay: they are V1-T's, too. Stage 2 has 9 blocks, so
+# Rate 1e-4, drop path 0.4 and decay 0.9 do not change: they are V1-T's, too. Stage 2 has 9 blocks, so
 # num_layers = 3 + 9 / 3 = 6; the stem trains at 0.9^7 = 0.48 of the heads' rate.
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-"""UperNet, isotropic ConvNeXt-S under a simple feature pyramid, ADE20K 160k at 512 pixels.
+"""UperNet, isotropic ConvNeXt-S with a simple feature pyramid, ADE20K 160k at 512 pixels.
 
 Paper      Table 2 (ImageNet only); 996 GMACs at 512x2048 and 54 M parameters, counted here
 Pretrained ImageNet-1K, 224 pixels
@@ -10,12 +10,12 @@ Status     ours: the paper has it on ImageNet only. Recipe of ConvNeXt-T, pyrami
 _base_ = ["../_base_/ade20k_160k_512.py", "../_base_/ade20k_160k_layer_decay.py"]
 
 model = dict(
-    # Tested images are padded to the stem's stride, so that no pixel is left out; training crops need none.
+    # Test images are padded to the stem's stride, so that no pixel is lost; training crops need no padding.
     data_preprocessor=dict(test_cfg=dict(size_divisor=16)),
     backbone=dict(
         _delete_=True,
         type="IsotropicConvNeXt",
-        arch="isotropic_small",  # without layer scale, as its weights
+        arch="isotropic_small",  # without layer scale, like its weights
         drop_path_rate=0.4,
         init_cfg=dict(
             type="Pretrained",
@@ -27,6 +27,6 @@ model = dict(
     auxiliary_head=dict(in_channels=256),
 )
 
-# By depth: one stage has nothing to decay stage by stage. 18 blocks, so num_layers = 18 / 3 = 6; the stem
-# trains at 0.9^7 = 0.48 of the heads' rate, as ConvNeXt-T's.
+# By depth, because a single stage cannot decay stage by stage. 18 blocks, so num_layers = 18 / 3 = 6; the
+# stem trains at 0.9^7 = 0.48 of the heads' rate, as in ConvNeXt-T.
 optim_wrapper = dict(paramwise_cfg=dict(decay_type="layer_wise"))

@@ -1,4 +1,4 @@
-"""Room of time, memory and multiply-adds.
+"""Time, memory and multiply-adds.
 
 ``timing`` (measured side by side), ``records`` (measurements as records and tables), ``complexity``
 (parameters and multiply-adds).

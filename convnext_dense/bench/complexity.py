@@ -58,11 +58,11 @@ def classifier_complexity(arch: str, height: int, width: int, classes: int = 100
 
     Args:
         arch: name of the size.
-        height, width: of the image in pixels.
+        height, width: size of the image in pixels.
         classes: outputs of the linear layer.
 
     Raises:
-        ValueError: an unknown size.
+        ValueError: the size is unknown.
     """
     with torch.device("meta"):
         # The output norm stands for the classifier's: the same parameters, and norms have no MACs.
@@ -74,7 +74,7 @@ def classifier_complexity(arch: str, height: int, width: int, classes: int = 100
 
 
 class Comparison(NamedTuple):
-    """A counted row beside the paper's figures, which are ``None`` where nothing is published."""
+    """A counted row and the paper's figures, which are ``None`` where nothing is published."""
 
     name: str
     counted: Complexity

@@ -40,14 +40,14 @@ def measure(
 
 
 def count_memory(subject: Subject, device: torch.device) -> tuple[int | None, int | None]:
-    """Bytes kept for backward and the peak; each ``None`` where there is none to count."""
+    """Bytes kept for backward and the peak; each ``None`` where nothing can be counted."""
     kept = None
     if subject.kept is not None:
         there = (*subject.model.parameters(), *subject.model.buffers(), subject.image)
         kept = kept_bytes(subject.kept, there)
     if device.type == "meta":
         return kept, None
-    subject.run()  # the optimizer's state and caches are not what the peak is asked for
+    subject.run()  # the peak shall not include the optimizer's state and caches
     return kept, peak_bytes(subject.run, device)
 
 
@@ -77,8 +77,8 @@ def record_of(
     ``high_ms`` (wall clock, or CUDA events) of a whole batch, ``cpu_median_ms`` with its ``low`` and
     ``high`` (CPU time of the process), ``images_per_second`` (from ``median_ms``), ``ratio`` (time over
     that of the fastest contender that is not ours), ``kept_bytes`` (for backward), ``peak_bytes``.
-    What cannot be had is ``None``. The caller adds ``row``, ``part`` (backbone or model) and ``time``;
-    a contender may add entries of its own, such as ``memory``, ``fused`` or ``paper_fps``.
+    What cannot be measured is ``None``. The caller adds ``row``, ``part`` (backbone or model) and ``time``;
+    a contender may add its own entries, such as ``memory``, ``fused`` or ``paper_fps``.
     """
     shown = runs.device or runs.wall
     median = 1000 * statistics.median(shown) if shown else None

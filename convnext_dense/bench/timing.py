@@ -1,7 +1,7 @@
 """Time and memory of forward passes and training steps, side by side and under stated conditions.
 
-On a GPU the time is what CUDA events say between two synchronisations. On a CPU there are two
-clocks: the one on the wall, and the CPU time of the process, which other processes on the
+On a GPU the time is measured by CUDA events between two synchronisations. On a CPU there are two
+clocks: wall-clock time, and the CPU time of the process, which other processes on the
 machine disturb less and from which ratios are taken. Repeats are interleaved, so that a
 machine that is busy for a while slows all contenders alike.
 """
@@ -40,7 +40,7 @@ class Runs(NamedTuple):
     """Seconds of each repeat of one contender.
 
     Attributes:
-        wall: by the clock on the wall.
+        wall: wall-clock time.
         cpu: CPU time of the process, all threads together.
         device: between CUDA events; empty without CUDA.
     """
@@ -51,7 +51,7 @@ class Runs(NamedTuple):
 
     @property
     def judged(self) -> list[float]:
-        """Those from which ratios are taken."""
+        """The times from which ratios are computed."""
         return self.device or self.cpu
 
 
@@ -59,13 +59,13 @@ class Subject(NamedTuple):
     """Something to measure.
 
     Attributes:
-        name: of the contender.
+        name: name of the contender.
         ours: whether it is this package's; ratios are against the best of the others.
         run: one forward pass, or one training step.
-        kept: its forward pass alone, of which the bytes kept for backward are counted; ``None``
+        kept: its forward pass alone, to count the bytes kept for backward; ``None``
             in inference.
-        model, image: weights, buffers and input are there anyway and do not count as kept.
-        entries: what else its record says.
+        model, image: weights, buffers and input exist anyway and do not count as kept.
+        entries: further entries of its record.
     """
 
     name: str
@@ -83,11 +83,11 @@ class Subject(NamedTuple):
 def kept_bytes(forward: Callable[[], object], there: Iterable[Tensor]) -> int:
     """Bytes that ``forward`` keeps for its backward pass; each storage counts once.
 
-    Works on the ``meta`` device as well: no memory is needed to know what would be kept.
+    Works on the ``meta`` device as well: then no memory is needed.
 
     Args:
         forward: called once, with gradients.
-        there: weights, buffers and inputs, which are there anyway and do not count.
+        there: weights, buffers and inputs, which exist anyway and do not count.
     """
     known = {tensor.untyped_storage()._cdata for tensor in there}
     kept: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is used twice
@@ -112,11 +112,11 @@ def saved_bytes(module: nn.Module, image: Tensor) -> int:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
-    """Largest memory during ``run`` above that before it; ``None`` where the system does not tell.
+    """Largest memory during ``run`` above that before it; ``None`` where the system does not report it.
 
-    On CUDA: of tensors. On a CPU under Linux: of the process.
+    On CUDA: memory of tensors. On a CPU under Linux: memory of the process.
     """
-    gc.collect()  # nothing else is to be freed meanwhile
+    gc.collect()  # nothing else shall be freed during the run
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -127,7 +127,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, or using it again would not show
+        ctypes.CDLL(None).malloc_trim(0)  # free memory goes back to the system, or its reuse would not show
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is used now
         before = proc_bytes("/proc/self/status", "VmRSS")
         run()
@@ -197,7 +197,7 @@ def time_once(run: Callable[[], object], device: torch.device) -> tuple[float, f
 
 
 def flat(out: object) -> list[Tensor]:
-    """The tensors of an output, whatever holds them."""
+    """The tensors of an output, in any nesting."""
     if isinstance(out, Tensor):
         return [out]
     if isinstance(out, Mapping):
@@ -206,7 +206,7 @@ def flat(out: object) -> list[Tensor]:
 
 
 def backbone_loss(out: object) -> Tensor:
-    """A loss that every level has a share in, with a gradient at every position."""
+    """A loss over all levels, with a gradient at every position."""
     return sum(level.float().square().mean() for level in flat(out))
 
 
@@ -231,15 +231,15 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor], scaled: bool = F
 
 
 class Conditions(NamedTuple):
-    """Under which conditions contenders are measured; part of every record.
+    """Conditions of a measurement; part of every record.
 
     Attributes:
         device: ``cpu`` or ``cuda``, or ``meta`` to count bytes alone.
         dtype: a key of :data:`DTYPES`. Backbones are cast to it for inference and run under
             autocast in training; whole models run under autocast in both.
         shape: (height, width) of the images in pixels.
-        batch: images at a time.
-        compiled: through ``torch.compile``.
+        batch: images per batch.
+        compiled: whether ``torch.compile`` is used.
     """
 
     device: torch.device
@@ -272,7 +272,7 @@ def backbone_subject(
     channels_last: bool = False,
     entries: Mapping[str, object] | None = None,
 ) -> Subject:
-    """A backbone that returns its levels, ready to run; it is moved, cast and laid out as the conditions say.
+    """A backbone that returns its levels, moved, cast and laid out as the conditions say.
 
     Ours is fused for inference, unless it is compiled: a compiler fuses by itself.
     """
@@ -313,9 +313,9 @@ class Products(nn.Module):
     """The pointwise products of all blocks and nothing else: no inference that calls them is faster.
 
     Args:
-        arch: as of :class:`convnext_dense.ConvNeXt`.
-        fused: as the fused path calls them, with packed weights, instead of by PyTorch's own
-            :func:`torch.nn.functional.linear`. Both work on as many positions at a time, in place.
+        arch: as for :class:`convnext_dense.ConvNeXt`.
+        fused: whether to call them as the fused path does, with packed weights, instead of by
+            :func:`torch.nn.functional.linear`. Both work on the same number of positions, in place.
     """
 
     def __init__(self, arch: str | Mapping, fused: bool) -> None:
@@ -329,9 +329,9 @@ class Products(nn.Module):
         self._packed: list[list[Tensor]] = []
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) -> one (N, C, H / s, W / s) a stage; only shape, dtype and device of ``x`` matter."""
+        """(N, 3, H, W) -> one (N, C, H / s, W / s) per stage; only shape, dtype, device of ``x`` count."""
         product = linear if self.fused else F.linear
-        if not self._packed:  # once, behind all moves and casts
+        if not self._packed:  # once, after all moves and casts
             lay_out = pack if self.fused else lambda weight: weight
             self._packed = [[lay_out(layer.weight.detach()) for layer in block] for block in self.blocks]
         n, _, height, width = x.shape

@@ -1,4 +1,4 @@
-"""Classify an image with a downloaded checkpoint: a quick proof that its weights are alive."""
+"""Classify an image with a downloaded checkpoint: a quick check that its weights work."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from convnext_dense.layers.fused_block import fuse
 from convnext_dense.models.classifier import Classifier
 from convnext_dense.support.optional_packages import optional
 
-# of ImageNet in RGB, on a scale of 0 to 1; every published ConvNeXt was trained with them
+# ImageNet's, in RGB, on a scale of 0 to 1; every published ConvNeXt was trained with them
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP_RATIO = 0.875  # the crop covers 224 of 256 pixels, as in the released evaluation at 224
 
@@ -34,7 +34,7 @@ class Guess(NamedTuple):
 
 
 def load_classifier(source: str) -> tuple[Classifier, str]:
-    """The classifier that a checkpoint of any naming holds, and one line on what was read.
+    """The classifier in a checkpoint of any naming, and one line on what was read.
 
     Raises:
         CheckpointError: unreadable, or without a classification head.
@@ -49,7 +49,7 @@ def load_classifier(source: str) -> tuple[Classifier, str]:
 
 
 def class_names(source: str, file: str | Path | None = None) -> list[str] | None:
-    """Names by index: of ``file`` (JSON list, or one a line), else of the checkpoint's own ``config.json``.
+    """Names by index: from ``file`` (JSON list, or one per line), else from the checkpoint's ``config.json``.
 
     Raises:
         CheckpointError: ``file`` cannot be read.
@@ -71,11 +71,11 @@ def class_names(source: str, file: str | Path | None = None) -> list[str] | None
 def read_image(path: str | Path, size: int) -> Tensor:
     """The central square of an image as (1, 3, size, size), normalised.
 
-    The shorter side is resized to ``size / CROP_RATIO``; from 384 pixels on the whole image is
+    The shorter side is resized to ``size / CROP_RATIO``; at 384 pixels or more the whole image is
     squeezed into the square, as in the released evaluation.
 
     Raises:
-        CheckpointError: no image that can be read.
+        CheckpointError: the image cannot be read.
     """
     library = optional("PIL.Image", "reading images", "pillow")
     try:
@@ -101,8 +101,8 @@ def best_guesses(model: Classifier, image: Tensor, names: list[str] | None, coun
     Args:
         model: in eval mode.
         image: (1, 3, H, W), normalised.
-        names: names by index; with another number of names than classes none are given.
-        count: how many classes.
+        names: names by index; unused if there are not as many as classes.
+        count: number of classes to return.
     """
     probabilities = model(image)[0].softmax(dim=0)
     best = probabilities.topk(min(count, len(probabilities)))

@@ -1,4 +1,4 @@
-"""A ConvNeXt checkpoint in the names of another code base, and both implementations side by side."""
+"""A ConvNeXt checkpoint in the names of another code base, and a comparison of both implementations."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -28,18 +28,18 @@ _SMALL = ("atto", "femto", "pico", "nano")  # timm has 1x1 convolutions for the 
 
 
 class Converted(NamedTuple):
-    """Tensors under their names, and ours that their code base has no place for."""
+    """Tensors under the target's names, and our tensors that the target has no place for."""
 
     state: dict[str, Tensor]
     left_out: tuple[str, ...]
 
 
 def convert(tensors: Mapping[str, Tensor], target: Target) -> Converted:
-    """A state dict in our names -> the same in theirs; values are untouched.
+    """A state dict in our names -> the same in the target's names; values do not change.
 
     Args:
         tensors: what :func:`convnext_dense.checkpoints.load.in_our_names` returns.
-        target: whose names; ``hf`` is transformers, whose prefix depends on whether
+        target: code base that gives the names; ``hf`` is transformers, whose prefix depends on whether
             there is a classifier.
 
     Returns:
@@ -118,12 +118,12 @@ def build_model(tensors: Mapping[str, Tensor]) -> Classifier | ConvNeXt | Isotro
         else:
             model = ConvNeXt(arch, **kwargs)
     except (AttributeError, IndexError, ValueError) as error:
-        raise CheckpointError(f"the tensors are no whole ConvNeXt ({error})") from None
+        raise CheckpointError(f"the tensors are not a whole ConvNeXt ({error})") from None
     own = own_tensors(model)
     missing = [name for name in own if name not in tensors and not OUTPUT_NORM.fullmatch(name)]
     if missing:
         raise CheckpointError(
-            f"the tensors are no whole ConvNeXt: {len(missing)} missing, first {missing[:3]}"
+            f"the tensors are not a whole ConvNeXt: {len(missing)} missing, first {missing[:3]}"
         )
     with torch.no_grad():
         for name in own:
@@ -139,8 +139,8 @@ def largest_difference(
 
     Args:
         tensors: a state dict in our names.
-        target: whose names ``builder``'s model has.
-        builder: of :data:`convnext_dense.checkpoints.other_libraries.BUILDERS`, or mmpretrain's.
+        target: code base of ``builder``'s model.
+        builder: one of :data:`convnext_dense.checkpoints.other_libraries.BUILDERS`, or mmpretrain's.
         image: (1, C, H, W).
 
     Returns:
@@ -173,9 +173,9 @@ def largest_difference(
 
 
 def write_checkpoint(state: Mapping[str, Tensor], path: str | Path, target: Target) -> None:
-    """Write a converted state dict, whole or not at all.
+    """Write a converted state dict atomically.
 
-    ``.safetensors`` by that suffix, else ``torch.save``'s format in the wrapper that the target's
+    The suffix ``.safetensors`` gives that format, else ``torch.save``'s in the wrapper that the target's
     own files have.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Downloads that end whole or not at all, and go on where they stopped.
+"""Atomic downloads that resume where they stopped.
 
 Bytes gather in ``NAME.TAG.partial`` beside the target; TAG is a hash of address,
 ETag and size, so that a file that changed on the server starts from zero. The
 target appears by atomic rename, after size, kind and checksum were checked, with
-``NAME.json`` that records where it came from. Processes that want the same file
-wait for each other; a name that another address has taken gets a hash in front.
+``NAME.json``, which records where it came from. Processes that want the same file
+wait for each other; a name that another address has taken gets a hash as prefix.
 """
 
 import contextlib
@@ -36,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.5, 1.0, 2.0)  # waits between attempts
 TIMEOUT_SECONDS = 30.0  # without any byte
-ASK_SECONDS = 5.0  # for a question that can stay without an answer
+ASK_SECONDS = 5.0  # for a request whose answer is optional
 _CHUNK = 1 << 20
 _AGAIN = (429, 500, 502, 503, 504)
 _INTERRUPTED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 class Remote(NamedTuple):
-    """What the server says of a file: size in bytes if known, ETag or date if any."""
+    """What the server reports about a file: size in bytes if known, ETag or date if any."""
 
     size: int | None
     version: str
@@ -56,7 +56,7 @@ def download(url: str, path: Path, sha256: str | None = None, progress: bool = T
     ``sha256`` is the checksum or its beginning.
 
     Raises:
-        CheckpointError: unreachable, incomplete, a web page, or of another checksum.
+        CheckpointError: unreachable, incomplete, a web page, or a wrong checksum.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def download(url: str, path: Path, sha256: str | None = None, progress: bool = T
             except _INTERRUPTED as error:
                 if wait is None or (isinstance(error, urllib.error.HTTPError) and error.code not in _AGAIN):
                     raise
-                logger.info("%s: %s; going on in %s s", shown(url), reason(error), wait)
+                logger.info("%s: %s; resuming in %s s", shown(url), reason(error), wait)
                 time.sleep(wait)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, CheckpointError):
@@ -75,7 +75,7 @@ def download(url: str, path: Path, sha256: str | None = None, progress: bool = T
 
 
 def remote_size(url: str) -> int | None:
-    """Size that the server states for ``url``, in bytes; None where it cannot be had."""
+    """Size that the server states for ``url``, in bytes; None where it is unknown."""
     try:
         with _open(url, "HEAD", ASK_SECONDS) as response:
             return _remote(response).size
@@ -84,12 +84,12 @@ def remote_size(url: str) -> int | None:
 
 
 def record_of(path: Path) -> Path:
-    """The file that says where the download ``path`` came from."""
+    """The file that records where the download ``path`` came from."""
     return path.with_name(f"{path.name}.json")
 
 
 def record(path: Path, url: str, size: int) -> None:
-    """Write down that ``path`` is the file of ``url``."""
+    """Record that ``path`` is the file of ``url``."""
     write_json(record_of(path), {"url": shown(url), "id": identity(url), "size": size})
 
 
@@ -99,7 +99,7 @@ def beside(path: Path, url: str) -> Path:
 
 
 def identity(url: str) -> str:
-    """What tells one address from another: a hash, as addresses may hold secrets."""
+    """A hash that identifies an address; addresses may hold secrets."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 
@@ -110,10 +110,10 @@ def shown(url: str) -> str:
 
 
 def check_sha256(path: Path, sha256: str, name: str) -> None:
-    """Compare a file's checksum with ``sha256``, the whole of it or its beginning.
+    """Compare a file's checksum with ``sha256``, a whole checksum or its beginning.
 
     Raises:
-        CheckpointError: they differ, or ``sha256`` is none.
+        CheckpointError: they differ, or ``sha256`` is not a checksum.
     """
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", sha256):
         raise CheckpointError(f"sha256 of {name}: {sha256!r} is not 8 to 64 hexadecimal digits")
@@ -128,7 +128,7 @@ def check_sha256(path: Path, sha256: str, name: str) -> None:
 
 
 def _attempt(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
-    """One connection, or two where a partial file is there to go on with."""
+    """One connection, or two where a partial file exists to resume."""
     with contextlib.ExitStack() as stack:
         response = stack.enter_context(_open(url))
         remote = _check_answer(url, response)
@@ -152,13 +152,13 @@ def _attempt(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
             try:
                 check_sha256(partial, sha256, shown(url))
             except CheckpointError:
-                partial.unlink()  # going on with it would never end well
+                partial.unlink()  # resuming it could never succeed
                 raise
         return _land(partial, file, path, url)
 
 
 def _land(partial: Path, file: BinaryIO, path: Path, url: str) -> Path:
-    """Give the whole file its name, with its record, and clear partial files of earlier versions."""
+    """Rename the complete file, write its record, and remove partial files of earlier versions."""
     size = file.tell()
     if fcntl is None:
         file.close()  # Windows renames no open file
@@ -173,7 +173,7 @@ def _land(partial: Path, file: BinaryIO, path: Path, url: str) -> Path:
 
 
 def _stem(partial: str) -> str:
-    """``w.pth.URLHASH`` of ``w.pth.URLHASHVERSION.partial``, which all versions of an address share."""
+    """``w.pth.URLHASH`` from ``w.pth.URLHASHVERSION.partial``: shared by all versions of an address."""
     return re.sub(r"[0-9a-f]{8}(\.\d+)?\.partial$", "", partial)
 
 
@@ -217,7 +217,7 @@ def _check_answer(url: str, response: http.client.HTTPResponse) -> Remote:
 
 @contextlib.contextmanager
 def _resumed(url: str, remote: Remote, done: int) -> Iterator[tuple[http.client.HTTPResponse, int]]:
-    """A response that goes on at byte ``done``, or from 0 where the server cannot or the file changed."""
+    """A response from byte ``done`` on, or from 0 where the server cannot resume or the file changed."""
     headers = {"Range": f"bytes={done}-"}
     if remote.version and not remote.version.startswith("W/"):
         headers["If-Range"] = remote.version
@@ -230,7 +230,7 @@ def _resumed(url: str, remote: Remote, done: int) -> Iterator[tuple[http.client.
                 or _remote(response).version != remote.version
             ):
                 raise http.client.HTTPException(f"asked for {expected}, got another part or another file")
-            logger.info("%s: going on at byte %d of %d", shown(url), done, remote.size)
+            logger.info("%s: resuming at byte %d of %d", shown(url), done, remote.size)
             yield response, done
             return
         if _check_answer(url, response)[:2] != remote[:2]:
@@ -246,7 +246,7 @@ def _copy(
     report: Callable[[int], None],
     url: str,
 ) -> None:
-    """The rest of the body; whatever arrives is kept, so that another attempt can go on."""
+    """Read the rest of the body; whatever arrives is kept, so that another attempt can resume."""
     try:
         while chunk := response.read1(_CHUNK):
             if done == 0 and looks_like_markup(chunk[:256]):
@@ -263,7 +263,7 @@ def _copy(
 
 @contextlib.contextmanager
 def _locked_partial(path: Path, tag: str) -> Iterator[tuple[Path, BinaryIO]]:
-    """The partial file, open at its end, and ours alone as long as the context lasts."""
+    """The partial file, open at its end and locked while the context lasts."""
     own = "" if fcntl else f".{os.getpid()}"
     partial = path.with_name(f"{path.name}.{tag}{own}.partial")
     while True:
@@ -273,7 +273,7 @@ def _locked_partial(path: Path, tag: str) -> Iterator[tuple[Path, BinaryIO]]:
                     fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 ours = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
-            except FileNotFoundError:  # landed or removed while we waited for the lock
+            except FileNotFoundError:  # finished or removed while we waited for the lock
                 ours = False
             if ours:
                 try:
@@ -293,7 +293,7 @@ def recorded(path: Path) -> str | None:
 
 
 def _progress(name: str, done: int, size: int | None, wanted: bool) -> Callable[[int], None]:
-    """A function that takes the bytes that arrived, and -1 at the end: tqdm's bar, or a line now and then."""
+    """A function that takes the bytes received, and -1 at the end: tqdm's bar, or a log line at intervals."""
     if not wanted:
         return lambda count: None
     try:

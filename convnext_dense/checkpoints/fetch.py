@@ -1,6 +1,6 @@
 """Where a checkpoint is: a file, a folder, a URL, ``timm:NAME`` or ``hf:REPO`` -> a local path.
 
-Downloads lie under ``TORCH_HOME``, where ``torch.hub`` keeps its own and under the
+Downloads are stored under ``TORCH_HOME``, as ``torch.hub`` does and under the
 same names; those of the Hugging Face hub stay in its cache.
 """
 
@@ -40,12 +40,12 @@ def fetch(source: str | Path, sha256: str | None = None, progress: bool = True) 
     Args:
         source: file, folder or index of a sharded checkpoint; http(s) URL of a
             file or of an index; ``timm:NAME``; ``hf:REPO`` or ``hf:REPO@REVISION``.
-        sha256: checksum of the file, or the first 8 digits of it or more. A
+        sha256: checksum of the file, or at least its first 8 digits. A
             download whose name ends in ``-CHECKSUM`` is compared with that anyway.
-        progress: show how far a download is.
+        progress: whether to show the progress of a download.
 
     Raises:
-        CheckpointError: nothing there, out of reach, incomplete, of another
+        CheckpointError: not found, unreachable, incomplete, a wrong
             checksum, or a library that the source needs is absent.
     """
     text = str(source)
@@ -79,7 +79,7 @@ def _fetch_url(url: str, sha256: str | None, progress: bool) -> Path:
             named = _NAMED_CHECKSUM.search(name)
             path = download(url, path, sha256 or (named and named[1]), progress)
         return path
-    # a folder of its own: the names of shards are the same everywhere
+    # its own folder: the names of shards are the same everywhere
     folder = folder / f"{identity(url)[:8]}-{name.removesuffix(INDEX_SUFFIX)}"
     index = folder / name
     if not index.is_file():
@@ -91,10 +91,10 @@ def _fetch_url(url: str, sha256: str | None, progress: bool) -> Path:
 
 
 def _place(path: Path, url: str) -> Path:
-    """Where ``url`` is or goes: the plain name, or one with a hash where the plain name is another URL's.
+    """Local path of ``url``: the plain name, or one with a hash where another URL has the plain name.
 
-    A file without a record came by way of ``torch.hub``; it counts as this URL's
-    unless the server states another size.
+    A file without a record came from ``torch.hub``; it counts as this URL's
+    unless the server reports another size.
     """
     if not path.is_file():
         return path
@@ -127,7 +127,7 @@ def _fetch_hub(repo: str, names: tuple[str, ...] = FOLDER_FILES) -> Path:
             return path
         except CheckpointError:
             raise
-        except Exception as error:  # the library has many types, some of them its transport's
+        except Exception as error:  # the library raises many types, some from its transport
             if _absent(error, errors):
                 continue
             raise CheckpointError(f"cannot fetch hf:{repo} ({reason(error)})") from error
@@ -135,7 +135,7 @@ def _fetch_hub(repo: str, names: tuple[str, ...] = FOLDER_FILES) -> Path:
 
 
 def _absent(error: Exception, errors: object) -> bool:
-    """Whether the hub said that a file is not there, which offline it cannot know."""
+    """Whether the hub reported that a file does not exist; offline it cannot know."""
     return isinstance(error, errors.EntryNotFoundError) and not isinstance(
         error, errors.LocalEntryNotFoundError
     )

@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 _STEMS = ("downsample_layers.0.0.weight", "stem.weight")
 OUTPUT_NORM = re.compile(r"norm\d\.(?:weight|bias)")
-_HEAD = re.compile(r"(?:norm|head)\.(?:weight|bias)")  # of a classifier
+_HEAD = re.compile(r"(?:norm|head)\.(?:weight|bias)")  # parameters of a classifier
 
 
 class LoadReport(NamedTuple):
-    """What a load did.
+    """The result of a load.
 
     Attributes:
-        naming: whose parameter names the file uses.
-        loaded: the model's parameters that the file gave.
-        fresh: those that it lacks and that kept their initial value.
-        dropped: checkpoint keys without a use here; those of the backbone without its prefix.
-        notes: how tensors were adapted, and what ``strict=False`` passed over.
+        naming: naming of the file's parameters.
+        loaded: the model's parameters that came from the file.
+        fresh: parameters that the file lacks; they kept their initial value.
+        dropped: checkpoint keys that have no use here; those of the backbone without its prefix.
+        notes: how tensors were adapted, and what ``strict=False`` skipped.
     """
 
     naming: str
@@ -60,8 +60,8 @@ def load_checkpoint(
     Knows the namings of :data:`convnext_dense.checkpoints.namings.NAMINGS`, detects which one a
     file uses, and takes the backbone out of whole classifiers, detectors and
     segmentors. Output norms, which a classifier does not have, keep their initial
-    value; nothing else may. A stem for one input channel takes the sum over RGB, one
-    for more than three takes RGB first and zeros behind it: both leave the features
+    value; nothing else may be missing. A stem for one input channel takes the sum over RGB, one
+    for more than three takes RGB first and zeros after it: both leave the features
     of an RGB (grey) image as they were.
 
     Args:
@@ -71,15 +71,15 @@ def load_checkpoint(
             ``timm:NAME`` or ``hf:REPO``.
         strict: ``False`` loads what fits and reports the rest.
         sha256: expected digest of the file, or its first digits.
-        ema: take the averaged weights of a training checkpoint that holds both.
+        ema: whether to take the averaged weights of a training checkpoint that holds both.
 
     Returns:
-        what was loaded; the same is logged in one line.
+        what was loaded; this is also logged in one line.
 
     Raises:
-        CheckpointError: unreadable, of another naming or of other shapes; the
+        CheckpointError: unreadable, unknown naming or other shapes; the
             message has the file, the first keys and the likely cause. The model
-            is then as it was.
+            is unchanged.
     """
     state = read_state_dict(fetch(source, sha256=sha256), ema=ema)
     renamed, tensors = in_our_names(state, source)
@@ -100,19 +100,19 @@ def load_checkpoint(
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's state in the names of the released code; writing to a tensor writes to the model."""
-    # a classifier keeps its trunk under ``backbone``, the released one does not
+    # our classifier keeps its backbone under ``backbone``, the released one does not
     return {name.removeprefix("backbone."): value for name, value in model.state_dict().items()}
 
 
 def in_our_names(state: Mapping[str, Tensor], source: str | Path) -> tuple[Renamed, dict[str, Tensor]]:
-    """Rename a state dict of any known naming and lay its tensors out as ours.
+    """Rename a state dict of any known naming to our names and tensor layout.
 
     Args:
         state: checkpoint key -> tensor.
-        source: named in the error.
+        source: name for the error message.
 
     Returns:
-        the outcome of the renaming, and our name -> tensor.
+        the result of the renaming, and our name -> tensor.
 
     Raises:
         CheckpointError: unknown or ambiguous keys.
@@ -130,11 +130,11 @@ def our_layout(name: str, tensor: Tensor, layout: Layout = "") -> Tensor:
     """The tensor in the shape that parameter ``name`` has here; no value is changed.
 
     Args:
-        name: parameter name of ours.
+        name: our parameter name.
         tensor: (O, I, 1, 1) or (O, I) for a linear weight; any shape with one long
-            dimension for a value a channel; MinkowskiEngine's (K * K, C) or
-            (K * K, I, O) where ``layout`` is ``sparse``, the row index running fastest.
-        layout: of the row that named the tensor.
+            dimension for a value per channel; MinkowskiEngine's (K * K, C) or
+            (K * K, I, O) where ``layout`` is ``sparse``, with the row index varying fastest.
+        layout: layout of the row that named the tensor.
     """
     if layout == "sparse" and name.endswith(".weight"):
         return dense_kernel(tensor)
@@ -158,7 +158,7 @@ def dense_kernel(kernel: Tensor) -> Tensor:
     if kernel.dim() not in (2, 3) or side * side != kernel.shape[0]:
         return kernel
     if kernel.dim() == 2:
-        kernel = kernel.unsqueeze(1)  # one input channel a group
+        kernel = kernel.unsqueeze(1)  # one input channel per group
     return kernel.unflatten(0, (side, side)).permute(3, 2, 1, 0).contiguous()
 
 
@@ -183,7 +183,7 @@ class _Fit(NamedTuple):
 
 
 def _fit(renamed: Renamed, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> _Fit:
-    """Decide for every parameter of the model and every key of the file what becomes of it."""
+    """Decide what to do with every parameter of the model and every key of the file."""
     missing = [name for name in own if name not in tensors]
     allowed = [
         name for name in missing if OUTPUT_NORM.fullmatch(name) and not renamed.naming.has_output_norms
@@ -192,7 +192,7 @@ def _fit(renamed: Renamed, tensors: Mapping[str, Tensor], own: Mapping[str, Tens
     surplus = [name for name in tensors if name not in own]
     # norms of levels that the model does not return, and the head of a classifier
     useless = [name for name in surplus if OUTPUT_NORM.fullmatch(name) or _HEAD.fullmatch(name)]
-    # a head that is more than a norm and a linear layer would give other logits
+    # a head with more than a norm and a linear layer would give other logits
     refused = list(renamed.dropped) if "head.weight" in own else []
     problems = _problems(
         {
@@ -239,7 +239,7 @@ def _adapt_stem(
 
 
 def _cause(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What most likely went wrong, or nothing."""
+    """The most likely cause of the error, or an empty string."""
     causes = [cause for cause in (_arch_cause(theirs, own), _version_cause(theirs, own)) if cause]
     if "head.weight" in own and "head.weight" not in theirs:
         causes.append("the file has no classifier head")

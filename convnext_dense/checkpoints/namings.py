@@ -1,10 +1,10 @@
-"""Tables that carry parameter names of other code bases over to ours, and back.
+"""Tables that map parameter names of other code bases to ours, and back.
 
 Ours are the names of the released code: ``downsample_layers``, ``stages`` (isotropic:
-``stem``, ``blocks``), one ``norm{s}`` an output level of a dense backbone, ``norm`` and
+``stem``, ``blocks``), one ``norm{s}`` per output level of a dense backbone, ``norm`` and
 ``head`` of a classifier. A row pairs a template of theirs with one of ours; ``None``
-drops the tensor by name, because no model here has a use for it. A key that no row
-knows raises.
+drops the tensor by name, because no model here uses it. A key that is in no row
+raises.
 
 Placeholders: ``{s}`` a stage, ``{b}`` a block, ``{p}`` weight or bias.
 """
@@ -19,7 +19,7 @@ Layout = Literal["", "convolution", "scale", "vector", "sparse"]
 PLACEHOLDERS = {"{s}": r"(?P<s>[0-3])", "{b}": r"(?P<b>\d+)", "{p}": r"(?P<p>weight|bias)"}
 
 # Where a backbone sits inside a whole model: ImageClassifier's timm wrapper, MM models,
-# transformers' task models and OpenCLIP. What lies beside it is another part of that model.
+# transformers' task models and OpenCLIP. Other keys belong to other parts of that model.
 CONTAINERS = ("backbone.timm_model.", "backbone.", "convnextv2.", "convnext.", "model.", "visual.trunk.")
 
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     """One pair of templates, and how their tensor is laid out where it differs from ours.
 
     ``layout``: ``convolution`` (O, I, 1, 1) for our (O, I); ``scale`` (C, 1, 1) and
-    ``vector`` (C,) for one value a channel; ``sparse`` MinkowskiEngine's flattened kernels.
+    ``vector`` (C,) for one value per channel; ``sparse`` MinkowskiEngine's flattened kernels.
     """
 
     theirs: str
@@ -42,8 +42,8 @@ class Naming(NamedTuple):
         name: printed in the loading report.
         marks: templates; every such checkpoint has a key for each of them.
         rows: renaming table over whole keys.
-        has_output_norms: whether every output norm must come from such a file; where not,
-            those that it lacks keep their initial value.
+        has_output_norms: whether the file must have every output norm; if not,
+            missing ones keep their initial value.
     """
 
     name: str
@@ -196,7 +196,7 @@ _MMPRETRAIN_BODY = (
     Row("stages.{s}.{b}.grn.gamma", "stages.{s}.{b}.grn.gamma", "vector"),
     Row("stages.{s}.{b}.grn.beta", "stages.{s}.{b}.grn.beta", "vector"),
 )
-# mmpretrain's classifier calls the norm behind its mean ``norm3``; a dense backbone has one of that name too.
+# mmpretrain's classifier calls the norm after its mean ``norm3``; a dense backbone has one of that name too.
 _MMPRETRAIN_CLASSIFIER = (*_MMPRETRAIN_BODY, Row("norm3.{p}", "norm.{p}"), Row("head.fc.{p}", "head.{p}"))
 
 _MMPRETRAIN_MARK = "stages.{s}.{b}.depthwise_conv.{p}"
@@ -239,10 +239,10 @@ EXPORTS: dict[str, tuple[Row, ...]] = {
 
 
 class Renamed(NamedTuple):
-    """The outcome of :func:`rename`.
+    """The result of :func:`rename`.
 
     Attributes:
-        naming: whose names the file uses.
+        naming: naming of the file.
         names: checkpoint key -> (our name, layout of the tensor).
         dropped: keys that a row drops by name.
         beside: keys of other parts of a whole model, such as ``neck.`` and ``roi_head.``.
@@ -260,8 +260,8 @@ def rename(keys: Iterable[str]) -> Renamed:
     """Detect the naming of a checkpoint by its keys and rename them by table.
 
     Raises:
-        KeyError: no naming fits, or the backbone has keys that its table does not know, or
-            two keys mean the same parameter (the first few are named).
+        KeyError: no naming fits, or the backbone has keys that are not in its table, or
+            two keys stand for the same parameter (the first few are named).
     """
     keys = list(keys)
     container = next((c for c in CONTAINERS if any(key.startswith(c) for key in keys)), "")
@@ -291,7 +291,7 @@ def rename(keys: Iterable[str]) -> Renamed:
 
 
 def export_names(names: Iterable[str], rows: tuple[Row, ...]) -> dict[str, tuple[str, Layout] | None]:
-    """Our name -> (theirs, layout of their tensor), or ``None`` where they have no such parameter."""
+    """Our name -> (their name, layout of their tensor), or ``None`` where they have no such parameter."""
     table = _compile(tuple((row.ours, row.theirs, row.layout) for row in rows if row.ours is not None))
     exported: dict[str, tuple[str, Layout] | None] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""ConvNeXt as other libraries build it, to compare with; each library is optional.
+"""ConvNeXt of other libraries, for comparison; each library is optional.
 
 mmpretrain's is in :mod:`convnext_dense.mm.bench.mmpretrain`.
 """
@@ -25,7 +25,7 @@ _STAGES = (
 
 
 def timm_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
-    """timm's classifier of these sizes, laid out as its registered variant of that name is.
+    """timm's classifier of these sizes, with the layout of its registered variant of that name.
 
     Raises:
         CheckpointError: timm is not installed.
@@ -33,7 +33,7 @@ def timm_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
     timm = optional("timm", "timm's ConvNeXt")
     name = next((name for name, row in ARCHS.items() if row == arch), "tiny")
     name = f"convnextv2_{name}" if use_grn else f"convnext_{name}"
-    known = name if timm.is_model(name) else "convnext_tiny"  # the sizes below say the rest
+    known = name if timm.is_model(name) else "convnext_tiny"  # the sizes below set the rest
     more = {} if known == name else dict(use_grn=use_grn, ls_init_value=None if use_grn else 1e-6)
     return timm.create_model(known, depths=arch.depths, dims=arch.dims, num_classes=num_classes, **more)
 
@@ -45,7 +45,7 @@ def transformers_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module
         CheckpointError: transformers is not installed.
     """
     family = "ConvNextV2" if use_grn else "ConvNext"
-    # the module itself: the package's own names are imported only when they are asked for
+    # the module itself: the package imports its own names only on access
     name = f"transformers.models.{family.lower()}.modeling_{family.lower()}"
     library = optional(name, "transformers' ConvNeXt")
     config = getattr(library, f"{family}Config")(
@@ -70,7 +70,7 @@ def torchvision_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
 
 
 class PaperBlock(nn.Module):
-    """The block as the released code computes it: each of its operations by itself, in NCHW memory."""
+    """The block as the released code computes it: one operation after the other, in NCHW memory."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class PaperBlock(nn.Module):
 
 
 class ElementaryNorm(nn.Module):
-    """LayerNorm over the channels of NCHW maps out of means and differences, as the released code has it."""
+    """LayerNorm over the channels of NCHW maps from means and differences, as in the released code."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class PaperConvNeXt(nn.Module):
 
 
 def timm_levels(arch: Arch) -> nn.Module:
-    """timm's backbone with its four levels, which it does not norm.
+    """timm's backbone with its four levels, without output norms.
 
     Raises:
         CheckpointError: timm is not installed.
@@ -142,7 +142,7 @@ def timm_levels(arch: Arch) -> nn.Module:
 LEVELS: dict[str, Callable[[Arch], nn.Module]] = {"facebook": PaperConvNeXt, "timm": timm_levels}
 """ConvNeXt of other libraries as dense backbones, by contender.
 
-That of mmpretrain is in :mod:`convnext_dense.mm.bench.mmpretrain`.
+mmpretrain's is in :mod:`convnext_dense.mm.bench.mmpretrain`.
 """
 
 BUILDERS: dict[str, Callable[[Arch, bool, int], nn.Module]] = {
@@ -154,10 +154,10 @@ BUILDERS: dict[str, Callable[[Arch, bool, int], nn.Module]] = {
 
 @torch.no_grad()
 def stage_maps(model: nn.Module, image: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """What leaves the four stages of another library's model, and its logits if it has a head.
+    """Outputs of the four stages of another library's model, and its logits if it has a head.
 
     Args:
-        model: built by one of :data:`BUILDERS` or mmpretrain's.
+        model: a model built by one of :data:`BUILDERS` or mmpretrain's.
         image: (N, 3, H, W).
 
     Returns:

@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint file by name, read safely and exactly, or one line saying what the file is.
+"""Read the tensors of a checkpoint file safely and exactly, or say in one line what the file is.
 
-What a file is follows from its first bytes, not from its name. Files of
+The format follows from the first bytes, not from the name. Files of
 ``torch.save`` are opened in :mod:`convnext_dense.checkpoints.safe_pickle`.
 """
 
@@ -17,10 +17,10 @@ from convnext_dense.checkpoints import safe_pickle
 from convnext_dense.errors import CheckpointError, reason
 from convnext_dense.support.optional_packages import optional
 
-# Keys under which training scripts put the state dict, in the order in which they are looked for.
+# Keys under which training scripts put the state dict, in search order.
 PLAIN = ("model", "state_dict", "module", "net", "teacher")
 AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict")
-COUNTERS = ("steps", "n_averaged")  # of averaged models: no weights
+COUNTERS = ("steps", "n_averaged")  # counters of averaged models, not weights
 INDEX_SUFFIX = ".index.json"
 FOLDER_FILES = (
     "model.safetensors",
@@ -64,7 +64,7 @@ def read_state_dict(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
 
     Args:
         path: file or folder.
-        ema: take the averaged weights of a training checkpoint in place of the plain ones.
+        ema: whether to take the averaged weights of a training checkpoint instead of the plain ones.
 
     Raises:
         CheckpointError: not a checkpoint, damaged, or holding anything but dense finite tensors.
@@ -73,7 +73,7 @@ def read_state_dict(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
 
 
 def read_with_meta(path: str | Path, ema: bool = False) -> tuple[dict[str, Tensor], dict]:
-    """As :func:`read_state_dict`, with what OpenMMLab's checkpoints say under ``meta``, else ``{}``.
+    """Return the tensors of :func:`read_state_dict` and ``meta`` of OpenMMLab's checkpoints, else ``{}``.
 
     Raises:
         CheckpointError: as :func:`read_state_dict`.
@@ -91,7 +91,7 @@ def checkpoint_file(path: Path) -> Path:
     """``path``, or the checkpoint in it when it is a folder.
 
     Raises:
-        CheckpointError: nothing there, or more than one file that could be meant.
+        CheckpointError: no checkpoint, or more than one candidate.
     """
     if path.is_file():
         return path
@@ -116,9 +116,9 @@ def open_wrappers(content: object, ema: bool = False) -> Mapping:
     """The state dict inside what a training script saved: ``{"model": {...}, "epoch": 3}`` -> ``{...}``.
 
     Raises:
-        CheckpointError: no tensors, or ``ema`` and no averaged weights.
+        CheckpointError: no tensors, or ``ema`` without averaged weights.
     """
-    # mmengine swaps the two when it saves: its `state_dict` is the average, so that it serves as it is
+    # mmengine swaps the two when it saves: its `state_dict` is already the average
     swapped = isinstance(content, Mapping) and "steps" in _mapping(content, "ema_state_dict")
     if ema and not swapped:
         content = next((found for key in AVERAGED if (found := _mapping(content, key))), None)
@@ -139,14 +139,14 @@ def clean_keys(content: Mapping) -> dict[str, Tensor]:
     """Tensors only, without the prefixes ``module.`` (data parallelism) and ``_orig_mod.`` (compile).
 
     Raises:
-        CheckpointError: a key that is no string, or two that are the same without prefix.
+        CheckpointError: a key is not a string, or two keys are the same without prefix.
     """
     state: dict[str, Tensor] = {}
     for key, value in content.items():
         if not isinstance(value, Tensor):
             continue
         if not isinstance(key, str):
-            raise CheckpointError(f"holds a tensor under the key {key!r:.60}, which is no name")
+            raise CheckpointError(f"holds a tensor under the key {key!r:.60}, which is not a name")
         name = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))
         if name in COUNTERS:
             continue
@@ -167,10 +167,10 @@ def read_index(path: Path) -> dict[str, str]:
             weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
             shards = set(weight_map.values())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"is no index of a sharded checkpoint ({reason(error)})") from None
+            raise CheckpointError(f"is not an index of a sharded checkpoint ({reason(error)})") from None
         for shard in shards:
             if not isinstance(shard, str) or not re.fullmatch(r"[^/\\:\0]+", shard) or shard in (".", ".."):
-                raise CheckpointError(f"is no index of a sharded checkpoint: shard {shard!r:.60}")
+                raise CheckpointError(f"is not an index of a sharded checkpoint: shard {shard!r:.60}")
         if not shards:
             raise CheckpointError("is an index without shards")
         return weight_map
@@ -180,7 +180,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> object:
-    """What the file holds: tensors and plain containers, perhaps wrapped."""
+    """The content of the file: tensors and plain containers, perhaps wrapped."""
     with open(path, "rb") as file:
         head = file.read(4096)
     if head.startswith(b"PK\x03\x04"):
@@ -201,7 +201,7 @@ def _is_safetensors(head: bytes) -> bool:
 
 
 def what_it_is(head: bytes) -> str:
-    """A few words about a file that is no checkpoint, from its first bytes."""
+    """A short description of a file that is not a checkpoint, from its first bytes."""
     if not head:
         return "is empty (0 bytes)"
     for position, magic, words in _FOREIGN:
@@ -244,7 +244,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
 
 
 def _mapping(content: object, key: str) -> Mapping:
-    """``content[key]`` where both are mappings, else an empty one."""
+    """``content[key]`` where both are mappings, else an empty mapping."""
     inner = content.get(key) if isinstance(content, Mapping) else None
     return inner if isinstance(inner, Mapping) else {}
 
@@ -261,7 +261,7 @@ def _check_tensors(state: Mapping[str, Tensor]) -> None:
 
 
 def _unfit(value: Tensor) -> str:
-    """What kind of tensor this is, if it is none that can be weights; else empty."""
+    """The kind of tensor if it cannot be weights, else an empty string."""
     if value.is_quantized:
         return "a quantised tensor"
     if value.layout != torch.strided or value.is_nested:
@@ -294,7 +294,7 @@ def _finite(value: Tensor) -> bool:
 
 @contextlib.contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Every failure as one :class:`CheckpointError` that names the file, once."""
+    """Turn every failure into one :class:`CheckpointError` that names the file once."""
     try:
         yield
     except CheckpointError as error:

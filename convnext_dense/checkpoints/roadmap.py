@@ -1,4 +1,4 @@
-"""Weights for the steps of the roadmap, a public ResNet-50 among them."""
+"""Weights for the steps of the roadmap, including a public ResNet-50."""
 
 import logging
 import re
@@ -23,14 +23,14 @@ RESNET_NAMES: tuple[tuple[str, str | None], ...] = (
     *((rf"layer{i + 1}\.(\d+)\.downsample\.(.+)", rf"stages.{i}.\1.shortcut.\2") for i in range(4)),
     (r"fc\.(.+)", None),
 )
-_COUNTER = ".num_batches_tracked"  # absent from files older than torch 0.4.1, and without effect here
+_COUNTER = ".num_batches_tracked"  # absent from files older than torch 0.4.1; it has no effect here
 
 
 def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of a ResNet -> that of ``Roadmap("resnet50")``; the classifier is dropped.
 
     Raises:
-        KeyError: keys that no ResNet has (the first few are named).
+        KeyError: keys unknown to a ResNet (the first few are named).
     """
     renamed: dict[str, Tensor] = {}
     unknown = []
@@ -59,8 +59,8 @@ def load_roadmap(model: Roadmap, source: str) -> None:
         source: path or http(s) URL.
 
     Raises:
-        CheckpointError: unreadable or not this step's; the message has the file and
-            the first keys. The model is then as it was.
+        CheckpointError: unreadable or not for this step; the message has the file and
+            the first keys. The model is unchanged.
     """
     if model.step.separate_downsampling:
         load_checkpoint(model, source)

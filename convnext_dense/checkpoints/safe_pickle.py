@@ -1,10 +1,10 @@
-"""Files of ``torch.save`` read without running anything in them.
+"""Read files of ``torch.save`` without running any code in them.
 
-Gates, one behind the other: the archive (every record whole by its checksum, none
-compressed; and again what torch made of them), the names (a pickle that names anything outside the
+Checks, in this order: the archive (every record has its checksum and is not
+compressed; what torch read is checked again), the names (a pickle that names anything outside the
 lists below is refused by that name before a byte of it is executed), and torch's
 own restricted unpickler. Objects that training scripts put beside the weights come
-back as :class:`Inert`; no class of theirs is imported or built.
+back as :class:`Inert`; their classes are never imported or built.
 """
 
 import io
@@ -19,13 +19,13 @@ import torch
 
 from convnext_dense.errors import CheckpointError
 
-# protocol 2 and the magic number that opens a file of torch before 1.6
+# protocol 2 and the magic number at the start of a file of torch before 1.6
 LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, version, machine, content, keys of the storages that follow
 
 
 class Inert:
-    """Stands for an object that a state dict does not need: takes anything, keeps nothing."""
+    """Placeholder for an object that a state dict does not need: takes anything, keeps nothing."""
 
     def __new__(cls, *_: object) -> "Inert":
         return super().__new__(cls)
@@ -59,13 +59,13 @@ _IGNORED = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
 )
-# What may stand beside weights, and what is read in its place.
+# Objects that may be stored with weights, and what is read in their place.
 _STAND_INS = [
     *((_plain_dict, name) for name in ("builtins.dict", "collections.defaultdict")),
     *((_plain_list, name) for name in ("builtins.list", "collections.deque")),
     *((Inert, name) for name in _IGNORED),
 ]
-# What torch's restricted unpickler builds itself and weights need. It would build
+# What weights need of all that torch's restricted unpickler builds. It would build
 # more, such as tensors of any size that hold no data.
 _NEEDED = {
     "collections.OrderedDict",
@@ -96,7 +96,7 @@ _KINDS = {
     "torch._utils._rebuild_qtensor": "quantised tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",
     "torch._utils._rebuild_meta_tensor_no_storage": "tensors without values (device meta)",
-    "torch._tensor._rebuild_from_type_v2": "tensors of a class of their own",
+    "torch._tensor._rebuild_from_type_v2": "tensors of a custom class",
 }
 _ALLOWED = _NEEDED | {name for _, name in _STAND_INS}
 # names of Python 2, which `torch.save` writes at protocol 2
@@ -107,7 +107,7 @@ def read_zip(path: Path) -> object:
     """Content of a file of torch >= 1.6, a zip archive.
 
     Raises:
-        CheckpointError: damaged, no such archive, or refused.
+        CheckpointError: damaged, not such an archive, or refused.
     """
     sums = check_archive(path)
     content = _load(path)
@@ -122,7 +122,7 @@ def check_archive(path: Path) -> set[tuple[int, int]]:
         (size in bytes, checksum) of the records; empty where torch will swap bytes.
 
     Raises:
-        CheckpointError: damaged, no archive of ``torch.save``, or refused.
+        CheckpointError: damaged, not an archive of ``torch.save``, or refused.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -137,13 +137,13 @@ def check_archive(path: Path) -> set[tuple[int, int]]:
 
 
 def check_loaded(content: object, sums: set[tuple[int, int]]) -> None:
-    """Compare what torch made of the records with their checksums, which it does not read itself.
+    """Compare the tensors that torch read with the records' checksums, which torch does not check.
 
-    It leaves memory uninitialised where one bit marks a record as a folder, and
-    versions before the check of sizes read beyond a record.
+    Torch leaves memory uninitialised where one bit marks a record as a folder, and
+    versions without a check of sizes read beyond a record.
 
     Raises:
-        CheckpointError: a tensor holds other bytes than every record.
+        CheckpointError: the bytes of a tensor match no record.
     """
     seen, pending = set(), [content] if sums else []
     while pending:
@@ -155,9 +155,9 @@ def check_loaded(content: object, sums: set[tuple[int, int]]) -> None:
             seen.add(value.data_ptr())
             stored = torch.empty(0, dtype=torch.uint8).set_(value).numpy()
             if (stored.nbytes, zlib.crc32(stored)) not in sums:
-                raise CheckpointError("is damaged: torch reads a tensor other than it was saved")
+                raise CheckpointError("is damaged: torch reads a tensor that differs from the saved one")
         elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
-            seen.add(id(value))  # a pickle may hold itself
+            seen.add(id(value))  # a pickle may contain itself
             pending.extend(value.values() if isinstance(value, dict) else value)
 
 
@@ -249,6 +249,6 @@ def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
 
 
 def _load(path: Path) -> object:
-    # by file object: by name, torch would take a zip called *.safetensors for safetensors
+    # by file object: by name, torch would read a zip called *.safetensors as safetensors
     with torch.serialization.safe_globals(_STAND_INS), open(path, "rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)

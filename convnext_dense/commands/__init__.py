@@ -1,4 +1,4 @@
-"""Room of the commands: a module for each subcommand of ``convnext-dense``, with its options and ``main``.
+"""Commands: one module for each subcommand of ``convnext-dense``, with its options and ``main``.
 
-They may import every other room, and nothing but :mod:`convnext_dense.cli` and ``tools/`` imports them.
+They may import every other folder; only :mod:`convnext_dense.cli` and ``tools/`` import them.
 """

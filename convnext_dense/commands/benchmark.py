@@ -4,7 +4,7 @@ complexity  parameters and multiply-accumulates, counted on the meta device
 accuracy    AP or mIoU by the published test protocol; every measurement is a line in results/accuracy.jsonl
 reproduce   the released checkpoints on disk against the paper's figures, with a verdict for each row
 report      one page of HTML about a run: recipe, curves, figures, best and worst predictions
-speed       time and memory of inference and of a training step, beside the peers
+speed       time and memory of inference and of a training step, compared with other libraries
 """
 
 import argparse
@@ -72,7 +72,7 @@ def add_accuracy(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="every row whose data and weights are on disk; goes on where it stopped",
+        help="every row whose data and weights are on disk; resumes where it stopped",
     )
     parser.add_argument(
         "--checkpoints",
@@ -82,15 +82,15 @@ def add_accuracy(subcommands: argparse._SubParsersAction) -> None:
         help="with --all: folder of weights or runs",
     )
     parser.add_argument(
-        "--tta", action="store_true", help="test at several scales and flip; with --all, ADE20K also so"
+        "--tta", action="store_true", help="test at several scales and flip; with --all, ADE20K in both ways"
     )
     parser.add_argument(
         "--evaluator",
         choices=("pycocotools", "faster-coco-eval"),
         default="pycocotools",
-        help="of COCO's figures; both give the same (default: pycocotools)",
+        help="library for COCO's figures; both give the same (default: pycocotools)",
     )
-    parser.add_argument("--again", action="store_true", help="measure also what is recorded")
+    parser.add_argument("--again", action="store_true", help="measure again what is recorded")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
     )
@@ -138,9 +138,7 @@ def add_report(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="work folder of a training")
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="default: report.html")
     parser.add_argument("--data-root", metavar="DIR", help="dataset folder instead of the run's")
-    parser.add_argument(
-        "--row", help="row of the paper's tables to compare with (default: told by the config)"
-    )
+    parser.add_argument("--row", help="row of the paper's tables to compare with (default: from the config)")
     parser.add_argument(
         "--skip-test", action="store_true", help="no figures and predictions of the checkpoint"
     )

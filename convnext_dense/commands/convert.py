@@ -15,7 +15,7 @@ from convnext_dense.errors import CheckpointError
 
 
 def builder_of(target: str):
-    """What builds the target's own model."""
+    """The function that builds the target's own model."""
     if target == "mmpretrain":
         from convnext_dense.mm.bench.mmpretrain import mmpretrain_model
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="file to write; .safetensors, or torch.save's format"
     )
-    parser.add_argument("--to", required=True, choices=TARGETS, help="whose names to write")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="code base whose names are written")
     parser.add_argument("--ema", action="store_true", help="averaged weights of a training checkpoint")
     parser.add_argument("--verify", action="store_true", help="run both implementations on one image first")
     parser.add_argument("--size", type=int, default=224, help="side of that image (default: 224)")

@@ -1,4 +1,4 @@
-"""Write a recipe to a file of one's own to edit: complete, without `_base_`."""
+"""Write a recipe to a file that you can edit: complete, without `_base_`."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def copy_recipe(recipe: str, out: Path, force: bool) -> None:
     """Write the recipe with everything that it inherits to ``out``.
 
     Raises:
-        UserError: an unknown recipe, a name that mmengine does not read, or a file that is there.
+        UserError: an unknown recipe, a name that mmengine does not read, or a file that exists.
     """
     if out.suffix != ".py":
         raise UserError(f"{out}: a config is a file that ends in .py")

@@ -1,6 +1,6 @@
 """The demo: make synthetic scenes, train a small detector and a small segmentor, evaluate, draw.
 
-Everything lands in one folder (default: work_dirs/demo): detection.png and segmentation.png show
+Everything is written to one folder (default: work_dirs/demo): detection.png and segmentation.png show
 predictions beside the truth, curves.png the losses, metrics.json the numbers. The exit status is 1 when a
 target is missed.
 """
@@ -26,18 +26,18 @@ from convnext_dense.reports import sheets
 from convnext_dense.support.files import write_json
 from convnext_dense.support.text_tables import aligned
 
-PICTURES = 12  # validation scenes on a sheet
+PICTURES = 12  # validation scenes per sheet
 
 
 @dataclass(frozen=True)
 class Target:
-    """One number of the report: a metric of a task, in [0, 1], and what it has to reach."""
+    """One number of the report: a metric of a task, in [0, 1], and its target."""
 
     task: str
     metric: str
     name: str
     least: float
-    scale: float = 1.0  # mmseg counts in percent
+    scale: float = 1.0  # mmseg reports percent
 
 
 TARGETS = (
@@ -50,7 +50,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Task:
-    """A recipe with its data and its corner of the output folder."""
+    """A recipe with its data and its part of the output folder."""
 
     name: str
     config: str
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest whole checkpoint of the work folder."""
+        """The newest complete checkpoint of the work folder."""
         path, _ = newest_checkpoint(self.out)
         assert path, f"training left no checkpoint in {self.out}"
         return path
@@ -83,9 +83,9 @@ def tasks(out: Path) -> tuple[Task, Task]:
 
 
 def run_tool(name: str, *args: object) -> None:
-    """Run one of our command lines as a user would, on one thread unless the environment says otherwise.
+    """Run one of our command lines as a user would, on one thread unless the environment sets another number.
 
-    On maps this small a second thread gains little; where another process uses its core, each of the many
+    On maps this small a second thread gains little. If another process uses its core, each of the many
     short operations waits for it, and a step takes twenty times as long.
 
     Raises:
@@ -96,7 +96,7 @@ def run_tool(name: str, *args: object) -> None:
 
 
 def learn(task: Task, steps: int | None) -> dict[str, float]:
-    """Train and evaluate a task; its metrics. ``steps`` replaces the config's number of iterations."""
+    """Train and evaluate a task and return its metrics. ``steps`` replaces the config's iterations."""
     # Evaluation is left to tools/test.py: training would evaluate after its last step, too.
     overrides = ["train_cfg.val_begin=1000000"]
     if steps:
@@ -116,7 +116,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def predict(task: Task) -> tuple[list[Path], Path]:
-    """Predict the first validation scenes; their images and the folder of the results."""
+    """Predict the first validation scenes; return their images and the folder of the results."""
     images, out = sorted(task.images.iterdir())[:PICTURES], task.out / "predictions"
     run_tool("predict", task.config, task.checkpoint, *images, "--out", out, "--score-thr", 0.5)
     return images, out
@@ -182,7 +182,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("work_dirs/demo"), help="default: work_dirs/demo")
     parser.add_argument("--train", type=int, default=1000, help="training scenes (default: 1000)")
     parser.add_argument("--val", type=int, default=120, help="validation scenes (default: 120)")
-    parser.add_argument("--steps", type=int, help="train for so many steps, and judge no target")
+    parser.add_argument("--steps", type=int, help="number of training steps; targets are then not checked")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Report versions, devices, op backend and resume; exit status 1 when something must be mended."""
+"""Report versions, devices, op backend and resume; exit status 1 when something must be fixed."""
 
 import argparse
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ def as_json(plan: Plan) -> str:
 
 
 def as_table(plan: Plan) -> str:
-    """One line a group, from the input to the heads."""
+    """One line per group, from the input to the heads."""
     header = ("layer", "tensors", "params", "lr start", "peak", "end", "weight decay", "what is in it")
     table = aligned([header, *(row(group) for group in plan.groups)], "rrrrrrrl")
     tensors = sum(group.tensors for group in plan.groups)

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def paths(out: Path) -> list[Path]:
-    """A name with a suffix as it is; without one, PNG and SVG."""
+    """The name itself if it has a suffix, else its PNG and SVG names."""
     return (
         [out]
         if out.suffix in (".png", ".svg", ".pdf")
@@ -91,7 +91,7 @@ def add_curves(subcommands) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="work folders, or scalars.json files"
     )
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the runs (default: their folders)")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="run names (default: their folders)")
 
 
 def add_cost(subcommands) -> None:

@@ -1,4 +1,4 @@
-"""Predict on one's own images: pictures and predictions.json; or name what they show (--classify)."""
+"""Predict on your own images: pictures and predictions.json; or name what they show (--classify)."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from convnext_dense.mm.errors import one_line_errors
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Detections or label maps by a config's model."""
+    """Predict detections or label maps with a config's model."""
     select_device(args.device)
     images = find_images(args.images)
     predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.fuse)
@@ -29,7 +29,7 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def classify(args: argparse.Namespace) -> None:
-    """The best guesses of an ImageNet classifier, whatever code base its checkpoint comes from."""
+    """Print the best guesses of an ImageNet classifier, from a checkpoint of any code base."""
     model, line = load_classifier(args.checkpoint)
     print(line)
     names = class_names(args.checkpoint, args.classes)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument("checkpoint", help="file, URL, timm:NAME or hf:REPO of a classifier")
         parser.add_argument("--classify", action="append", required=True, metavar="IMAGE")
         parser.add_argument("--size", type=int, default=224, help="side of the input (default: 224)")
-        parser.add_argument("--classes", metavar="FILE", help="names by index: a JSON list, or one a line")
+        parser.add_argument("--classes", metavar="FILE", help="names by index: a JSON list, or one per line")
         run = classify
     else:
         parser.add_argument("config", help="path of a config, or a recipe's name")
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--no-fuse",
             dest="fuse",
             action="store_false",
-            help="do not fold the backbone's weights: slower, the same",
+            help="do not fold the backbone's weights: slower, same results",
         )
-        # listed for the help; where it is given, the parser above reads the command
+        # listed for the help; if it is given, the parser above reads the command
         parser.add_argument(
             "--classify", metavar="IMAGE", help="name what IMAGE shows: --classify IMAGE CHECKPOINT"
         )

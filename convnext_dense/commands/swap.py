@@ -1,4 +1,4 @@
-"""Put a ConvNeXt in the place of the backbone of any mmdet or mmseg config, and try it at once."""
+"""Replace the backbone of any mmdet or mmseg config by a ConvNeXt, and test it at once."""
 
 import argparse
 from collections.abc import Sequence

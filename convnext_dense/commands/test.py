@@ -13,7 +13,7 @@ from convnext_dense.support.files import write_json
 
 
 def positive(text: str) -> int:
-    """An argument that counts something."""
+    """Parse an argument that is a whole number above 0."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--no-fuse",
         dest="fuse",
         action="store_false",
-        help="do not fold the backbone's weights: slower, the same",
+        help="do not fold the backbone's weights: slower, same results",
     )
     args = parser.parse_args(argv)
     with one_line_errors():
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             if args.show_dir:
                 runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
-            # numpy's numbers do not go into JSON
+            # JSON cannot hold numpy's numbers
             metrics = {name: float(value) for name, value in runner.test().items()}
     if runner.rank == 0:
         for name, value in metrics.items():

@@ -1,4 +1,4 @@
-"""Room of images, label maps and annotation files.
+"""Images, label maps and annotation files.
 
 ``image_io`` (reading pictures), ``check`` (faults of a data set), ``coco_repair`` and ``coco_masks``
 (faults of COCO annotations), ``polygons`` (exact outlines of masks), ``synthetic`` (scenes of coloured

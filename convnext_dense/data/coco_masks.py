@@ -1,4 +1,4 @@
-"""Polygons and run lengths (RLE) in COCO's format: which of them can be decoded."""
+"""Check which polygons and run lengths (RLE) in COCO's format can be decoded."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import numpy as np
 
 Size = tuple[int, int]
 
-FAR = 10  # an outline is no outline when it goes that many image sizes astray
+FAR = 10  # an outline that reaches this many image sizes away is invalid
 
 
 def repair_mask(segmentation: Any, size: Size) -> tuple[Any, list[str]]:
-    """A mask that can be decoded, or ``None``, and the kinds of its faults; a missing mask has none."""
+    """A mask that can be decoded, or ``None``, and the kinds of its faults; a missing mask has no faults."""
     if isinstance(segmentation, dict):
         return (segmentation, []) if is_rle(segmentation, size) else (None, ["rle"])
     if not isinstance(segmentation, list) or not segmentation:
@@ -22,21 +22,21 @@ def repair_mask(segmentation: Any, size: Size) -> tuple[Any, list[str]]:
 
 
 def repair_polygons(polygons: list, size: Size) -> tuple[list, list[str]]:
-    """The polygons that have an inside; the list itself if all have."""
+    """The polygons that have an area; the list itself if all have."""
     far = FAR * max(size)
     good = [polygon for polygon in polygons if is_polygon(polygon, far)]
     return (polygons, []) if len(good) == len(polygons) else (good, ["polygon"] * (len(polygons) - len(good)))
 
 
 def is_polygon(polygon: Any, far: float) -> bool:
-    """Three points or more ``[x, y, x, y, ...]``, none further from 0 than ``far``.
+    """Whether these are three points or more ``[x, y, x, y, ...]``, none further from 0 than ``far``.
 
-    Rasterising takes memory along with the length of the edges, so a stray coordinate can end a run.
+    Rasterising needs memory in proportion to the length of the edges, so one wrong coordinate can end a run.
     """
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         return False
     try:
-        # a NaN makes the sum one, wherever it hides from min and max
+        # a NaN makes the sum NaN, even where min and max miss it
         return math.isfinite(sum(polygon)) and -far <= min(polygon) and max(polygon) <= far
     except TypeError:
         return False
@@ -45,7 +45,7 @@ def is_polygon(polygon: Any, far: float) -> bool:
 def is_rle(rle: Mapping, size: Size) -> bool:
     """Whether run lengths, compressed or as a list, fill an image of (width, height) exactly.
 
-    Decoders of older versions write beyond their memory when they do not.
+    Older decoders write beyond their memory if they do not.
     """
     if rle.get("size") != [size[1], size[0]]:
         return False
@@ -64,7 +64,7 @@ def is_rle(rle: Mapping, size: Size) -> bool:
 def run_lengths(text: str) -> list[int] | None:
     """Run lengths of COCO's compressed form, ``None`` if it is damaged.
 
-    Six bits a character from ``0`` on: five of the number, the lowest first, and whether it goes on; the
+    Six bits per character from ``0`` on: five of the number, the lowest first, and whether more follow; the
     highest bit of the last five is the sign. From the fourth number on it is the difference to the one
     before the last.
     """

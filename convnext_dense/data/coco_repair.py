@@ -1,7 +1,7 @@
-"""Faults of annotations in COCO's format: found in memory, counted by kind, repaired where that is right.
+"""Faults of annotations in COCO's format: found in memory, counted by kind, repaired where possible.
 
-:func:`repair` takes the content of an annotation file and returns one that can be trained with, beside the
-faults. What is done about each kind is a row of :data:`KINDS`; the decisions on one annotation are pure
+:func:`repair` takes the content of an annotation file and returns one that can be used for training, and
+the faults. The action for each kind is a row of :data:`KINDS`; the decisions on one annotation are pure
 functions of plain values.
 """
 
@@ -15,8 +15,8 @@ from convnext_dense.errors import DataError
 
 Size = tuple[int, int]
 
-BORDER = 1.0  # pixels over the border that are rounding, or a file that counts the last pixel in
-NAMED = 3  # entries named of each kind
+BORDER = 1.0  # pixels over the border that come from rounding, or from boxes that include the last pixel
+NAMED = 3  # entries named per kind
 
 
 class Kind(NamedTuple):
@@ -24,8 +24,8 @@ class Kind(NamedTuple):
 
     Attributes:
         what: the faulty things, in the plural.
-        done: what training does about them.
-        breaks_evaluation: the metric would fail on them or be wrong.
+        done: how training handles them.
+        breaks_evaluation: whether the metric would fail on them or be wrong.
     """
 
     what: str
@@ -48,7 +48,7 @@ KINDS: dict[str, Kind] = {
     "no box": Kind("annotations without a box of four finite numbers", "left out", True),
     "box of outline": Kind("boxes missing or empty beside a good outline", "taken from the outline", True),
     "empty box": Kind("boxes without width or height", "left out", False),
-    "outside": Kind("boxes outside of their image", "left out", False),
+    "outside": Kind("boxes outside their image", "left out", False),
     "border": Kind("boxes that reach over the border of their image", "cut there", False),
     "area": Kind("annotations without a positive area", "taken from the box", True),
     "polygon": Kind("polygons of fewer than three points or with wrong coordinates", "removed", True),
@@ -58,7 +58,7 @@ KINDS: dict[str, Kind] = {
 
 
 class AnnotationFileError(DataError):
-    """An annotation file that nothing can be done with."""
+    """An annotation file that cannot be used."""
 
 
 class Fault(NamedTuple):
@@ -75,21 +75,21 @@ class Fault(NamedTuple):
 
 
 class Findings:
-    """Counts faults and remembers the first of each kind."""
+    """Counts faults and keeps the first of each kind."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.first: dict[str, list[str]] = {}
 
     def add(self, kind: str, where: Callable[[], str]) -> None:
-        """One more; ``where`` is asked for its name only if that is told."""
+        """Count one more; the name of ``where`` is computed only if it is reported."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         first = self.first.setdefault(kind, [])
         if len(first) < NAMED:
             first.append(where())
 
     def faults(self) -> list[Fault]:
-        """In the order of :data:`KINDS`."""
+        """The faults in the order of :data:`KINDS`."""
         return [Fault(k, self.counts[k], tuple(self.first[k])) for k in KINDS if k in self.counts]
 
 
@@ -99,23 +99,23 @@ def repair(
     size_of: Callable[[str], Size | None] = lambda file_name: None,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> tuple[dict, list[Fault]]:
-    """The content of an annotation file without its faults, and the faults; ``content`` is left as it is.
+    """The content of an annotation file without its faults, and the faults; ``content`` is not changed.
 
     Args:
-        content: as parsed.
-        masks: whether masks are trained; if not, nobody reads them.
-        size_of: (width, height) of an image file by its ``file_name``, for images without.
-        progress: wraps the list of annotations, to show how far the check is.
+        content: parsed annotation file.
+        masks: whether masks are trained; if not, they are not read.
+        size_of: (width, height) of an image file by its ``file_name``, for images without a size.
+        progress: wraps the list of annotations, to show progress.
 
     Raises:
-        AnnotationFileError: no images, annotations or categories, also once the faulty ones are gone.
+        AnnotationFileError: no images, annotations or categories, before or after repair.
     """
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise AnnotationFileError(f"no annotations in COCO's format: there is no list of {key}")
     categories = {category.get("id") for category in content["categories"]}
     if len(categories) < len(content["categories"]):
-        raise AnnotationFileError("two categories share an id, so nobody knows which is meant")
+        raise AnnotationFileError("two categories share an id, so the class is ambiguous")
     findings = Findings()
     images = repair_images(content["images"], size_of, findings)
     left_out = {entry["id"] for entry in content["images"] if _has_id(entry)} - images.keys()
@@ -139,13 +139,13 @@ def _has_id(entry: Any) -> bool:
 
 
 def _belongs_to(entry: Any, images: set) -> bool:
-    """Whether an annotation's image is among ``images``, ids."""
+    """Whether an annotation's image is among ``images`` (ids)."""
     owner = entry.get("image_id") if images and isinstance(entry, dict) else None
     return isinstance(owner, int | str) and owner in images
 
 
 def _first_free(content: Mapping) -> int:
-    """An annotation id above all in use."""
+    """The lowest annotation id above all used ids."""
     used = (a.get("id") for a in content["annotations"] if isinstance(a, dict))
     return 1 + max((number for number in used if isinstance(number, int)), default=0)
 
@@ -170,7 +170,7 @@ def repair_images(
         else:
             findings.add("image id", where)
             shared.add(number)
-    for number in shared:  # nobody knows whose the annotations are
+    for number in shared:  # it is unknown whose the annotations are
         del images[number]
     unsized = [number for number, entry in images.items() if not _is_size(entry)]
     for number in unsized:
@@ -189,7 +189,7 @@ def _is_size(entry: Mapping) -> bool:
 
 
 class _Where(NamedTuple):
-    """Names an entry when asked."""
+    """Computes the name of an entry on demand."""
 
     what: str
     number: Any
@@ -243,7 +243,7 @@ def repair_annotation(annotation: dict, size: Size, masks: bool) -> tuple[dict |
     """An annotation to train with, or ``None``, and the kinds of its faults.
 
     Args:
-        annotation: with an image and a category.
+        annotation: an annotation with an image and a category.
         size: (width, height) of its image.
         masks: whether its mask is trained.
     """
@@ -262,7 +262,7 @@ def repair_annotation(annotation: dict, size: Size, masks: bool) -> tuple[dict |
         segmentation = annotation.get("segmentation")
         mask, faults = repair_mask(segmentation, size)
         kinds += faults
-        if mask is None:  # an object is there all the same: training must not take it for background
+        if mask is None:  # an object is still there: training must not treat it as background
             kinds.append("mask")
             changes |= {"segmentation": [_outline(box)], "iscrowd": 1}
         elif mask is not segmentation:
@@ -271,12 +271,12 @@ def repair_annotation(annotation: dict, size: Size, masks: bool) -> tuple[dict |
 
 
 def repair_box(box: Any, size: Size, segmentation: Any = None) -> tuple[list[float] | None, str | None]:
-    """(x, y, width, height) to train with and the kind of fault; ``None`` each if there is none.
+    """(x, y, width, height) to train with and the kind of fault; each ``None`` if there is none.
 
     Args:
-        box: as found.
+        box: box of the file.
         size: (width, height) of the image.
-        segmentation: the mask beside it, whose polygons stand in for a missing or an empty box.
+        segmentation: the mask beside it, whose polygons replace a missing or an empty box.
     """
     kind = box_fault(box, size)
     if kind in ("no box", "empty box"):
@@ -291,7 +291,7 @@ def repair_box(box: Any, size: Size, segmentation: Any = None) -> tuple[list[flo
 
 
 def box_fault(box: Any, size: Size) -> str | None:
-    """The kind of fault of ``[x, y, width, height]``, of which the first found counts."""
+    """The first fault found of ``[x, y, width, height]``."""
     try:
         x, y, width, height = box
         finite = math.isfinite(x + y + width + height)

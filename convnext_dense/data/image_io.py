@@ -1,8 +1,8 @@
 """Image files as the models see them: 8-bit BGR pictures and maps of class numbers, or a reason why not.
 
-OpenCV decodes pictures and is right about grey, palette, alpha, CMYK, 16-bit (the upper byte) and EXIF
-rotation. What it does not do is tell why a file is bad, refuse a picture that would fill the memory and,
-in its older versions, notice that the end of a file is missing.
+OpenCV decodes pictures and handles grey, palette, alpha, CMYK, 16-bit (the upper byte) and EXIF rotation
+correctly. It does not report why a file is bad, does not refuse a picture that would fill the memory, and
+older versions do not notice that the end of a file is missing.
 """
 
 import io
@@ -21,18 +21,18 @@ _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _MAP_MODES = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I")  # one channel of whole numbers
 
 _PIL_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What PIL raises for files that it cannot read; damaged PNGs are syntax errors to it."""
+"""Exceptions that PIL raises for files that it cannot read; for damaged PNGs it raises SyntaxError."""
 
 
 class PictureError(DataError):
-    """A file that is no usable picture; the message is the reason, without the file."""
+    """A file that is not a usable picture; the message is the reason, without the file name."""
 
 
 def stored_size(content: bytes) -> tuple[int, int]:
     """(width, height) from the header, before any EXIF rotation.
 
     Raises:
-        PictureError: empty, no image, or too large to decode.
+        PictureError: empty, not an image, or too large to decode.
     """
     with _opened(content) as image:
         return image.size
@@ -40,7 +40,7 @@ def stored_size(content: bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """The image with its header read, and every error of PIL inside the block as a `PictureError`."""
+    """Open the image and read its header; errors of PIL inside the block become a `PictureError`."""
     if not content:
         raise PictureError("the file is empty")
     try:
@@ -53,8 +53,8 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     except PictureError:
         raise
     except Image.UnidentifiedImageError:
-        raise PictureError(f"no image file: it starts with {content[:8]!r}") from None
-    except Image.DecompressionBombError as error:  # PIL found out first
+        raise PictureError(f"not an image file: it starts with {content[:8]!r}") from None
+    except Image.DecompressionBombError as error:  # PIL noticed it first
         raise PictureError(str(error).partition(", could")[0]) from None
     except _PIL_ERRORS as error:
         raise PictureError(str(error) or type(error).__name__) from None
@@ -64,22 +64,22 @@ def read_picture(content: bytes, size: tuple[int, int] | None = None) -> np.ndar
     """Decode to (H, W, 3) uint8, blue first, turned upright by EXIF.
 
     Args:
-        content: of a file.
+        content: bytes of a file.
         size: (width, height) that the picture was annotated at. If only the picture as it is stored has
-            that size, its EXIF rotation is left out: the annotations know nothing of it.
+            that size, its EXIF rotation is ignored: the annotations were made without it.
 
     Raises:
         PictureError: damaged or incomplete, of another size, or too large.
     """
     stored_size(content)
     if content.startswith(_JPEG) and not content.rstrip(b"\0").endswith(_JPEG_END):
-        _check_complete(content)  # older OpenCV fills what is missing with grey
+        _check_complete(content)  # older OpenCV fills the missing part with grey
     picture = _decode(content, cv2.IMREAD_COLOR)
     if size is None or _size(picture) == tuple(size):
         return picture
     upright, picture = _size(picture), _decode(content, _AS_STORED)
     if _size(picture) != tuple(size):
-        raise PictureError(f"it has {_by(upright)} pixels, annotated were {_by(size)}")
+        raise PictureError(f"it has {_by(upright)} pixels, but was annotated at {_by(size)}")
     return picture
 
 
@@ -95,14 +95,14 @@ def _decode(content: bytes, flags: int) -> np.ndarray:
         except cv2.error as error:
             raise PictureError(str(error).strip().splitlines()[0]) from None
     if picture is None:
-        _check_complete(content)  # for its reason
+        _check_complete(content)  # raises with the reason
         raise PictureError("OpenCV cannot decode it")
     return picture
 
 
 @contextmanager
 def _silent_opencv() -> Iterator[None]:
-    """OpenCV prints a line for each file that it fails on, each time; we say it once."""
+    """Silence OpenCV, which prints a line at each failure; we report it once."""
     set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else cv2.setLogLevel  # 5, 4
     level = set_level(0)
     try:
@@ -112,16 +112,16 @@ def _silent_opencv() -> Iterator[None]:
 
 
 def read_label_map(content: bytes) -> np.ndarray:
-    """Decode to (H, W) uint8: the class numbers as stored, of a palette the indices.
+    """Decode to (H, W) uint8: the class numbers as stored; for a palette, the indices.
 
-    A rotation in the map's own EXIF is followed, as it is in the picture.
+    A rotation in the map's own EXIF is applied, as for the picture.
 
     Raises:
         PictureError: damaged or incomplete, several channels, or numbers above 255.
     """
     with _opened(content) as image:
         if image.mode not in _MAP_MODES:
-            raise PictureError(f"it is {image.mode}; a label map has one channel with a class number a pixel")
+            raise PictureError(f"it is {image.mode}; a label map has one channel, a class number per pixel")
         numbers = np.asarray(ImageOps.exif_transpose(image) if "exif" in image.info else image)
     low, high = int(numbers.min()), int(numbers.max())
     if low < 0 or high > 255:
@@ -130,10 +130,10 @@ def read_label_map(content: bytes) -> np.ndarray:
 
 
 def map_size(content: bytes) -> tuple[int, int]:
-    """(width, height) that :func:`read_label_map` will have, from the header.
+    """(width, height) of the result of :func:`read_label_map`, from the header.
 
     Raises:
-        PictureError: empty, no image, or too large to decode.
+        PictureError: empty, not an image, or too large to decode.
     """
     with _opened(content) as image:
         turned = "exif" in image.info and image.getexif().get(0x0112, 1) >= 5

@@ -8,7 +8,7 @@ import numpy as np
 def mask_polygons(mask: np.ndarray) -> list[list[int]]:
     """Polygons along the pixel edges of a mask: (H, W) bool -> ``[[x0, y0, x1, y1, ...], ...]``.
 
-    Their union is the mask to the pixel, also when COCO's tools rasterise it. COCO's polygons have no holes,
+    Their union is exactly the mask, also when COCO's tools rasterise it. COCO's polygons have no holes,
     so a mask with a hole is cut in two through it.
     """
     if not mask.any():

@@ -1,12 +1,12 @@
 """Synthetic scenes of coloured shapes in COCO's and in ADE20K's folder layout.
 
-A scene is a pure function of ``(seed, split, index)``: the same image whatever else is made with it. Colour
-and texture are drawn independently of the class, so only the outline tells a circle from a cross. Shapes
+A scene is a pure function of ``(seed, split, index)``: other scenes do not change it. Colour
+and texture are drawn independently of the class, so only the outline separates a circle from a cross. Shapes
 overlap, reach over the border and span a factor of three in size; the dark background is textured, noisy and
 cluttered with lines as vivid as the shapes.
 
     root/
-      shapes.json                                   the finished marker: what the folder was made from
+      shapes.json                                   marks a finished folder: what it was made from
       coco/annotations/instances_{train,val}2017.json
       coco/{train,val}2017/000000000001.jpg
       ade20k/images/{training,validation}/000000000001.jpg
@@ -38,17 +38,17 @@ MARKER = "shapes.json"
 SPLITS = {"train": ("train2017", "training"), "val": ("val2017", "validation")}
 MIN_SIZE = 64  # pixels; below it the smallest shapes lose their outline
 
-_VERSION = 1  # raise it when the same numbers would draw other scenes
-_SUPERSAMPLE = 4  # sub-pixels a side behind an anti-aliased edge
+_VERSION = 1  # increase it when the same numbers would draw other scenes
+_SUPERSAMPLE = 4  # sub-pixels per side of a pixel, for anti-aliased edges
 _RADIUS = (0.1, 0.25)  # of the image side
 _TILT = np.radians(12)  # to either side of upright
-_MIN_VISIBLE = 0.75  # a shape of which less can be seen is not drawn at all
+_MIN_VISIBLE = 0.75  # a shape with a smaller visible share is not drawn
 _MIN_CONTRAST = 90.0  # RGB distance between any two of background and shapes
 
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """All that the content of a shapes folder depends on.
+    """All values that the content of a shapes folder depends on.
 
     ``train`` and ``val`` count scenes, ``size`` is the side of the square images in pixels.
     """
@@ -63,12 +63,12 @@ class ShapesSpec:
         if self.train < 1 or self.val < 1:
             raise ArgumentError(f"train={self.train}, val={self.val}: both splits need at least one scene")
         if self.size < MIN_SIZE:
-            raise ArgumentError(f"size={self.size}: scenes need at least {MIN_SIZE} pixels a side")
+            raise ArgumentError(f"size={self.size}: scenes need at least {MIN_SIZE} pixels per side")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and its truth.
+    """One picture and its ground truth.
 
     ``image``: (H, W, 3) uint8 RGB. ``labels``: (N,) indices into `CLASSES`. ``masks``: (N, H, W) bool, the
     visible part of each shape; no two masks share a pixel.
@@ -94,7 +94,7 @@ def outline(name: str) -> np.ndarray:
     """Vertices of a shape within the unit circle, (V, 2) as x, y.
 
     Raises:
-        ValueError: ``name`` is none of `CLASSES`.
+        ValueError: ``name`` is not one of `CLASSES`.
     """
     if name == "circle":
         return _on_circle(48)
@@ -164,7 +164,7 @@ def _paint(rng: np.random.Generator, colour: np.ndarray, size: int, tint: float)
 
 
 def _vivid_colour(rng: np.random.Generator, used: list[np.ndarray]) -> np.ndarray:
-    """A saturated RGB colour as far as `_MIN_CONTRAST` from those used, or the farthest of twenty tries."""
+    """A saturated RGB colour at least `_MIN_CONTRAST` from those used, or the farthest of twenty tries."""
     hue, saturation, value = rng.uniform([0, 0.55, 130], [360, 1, 250], (20, 3)).T
     # The hue's shift of each channel along the colour circle, 0 = full, 1 = lowest.
     shift = np.clip(np.abs((hue[:, None] / 60 - [0, 2, 4] + 3) % 6 - 3) - 1, 0, 1)
@@ -191,7 +191,7 @@ def _blend(rng: np.random.Generator, canvas: np.ndarray, cover: np.ndarray, colo
 
 
 def _visible(covers: list[np.ndarray]) -> list[np.ndarray]:
-    """Coverages from back to front -> bool masks of what can be seen of each."""
+    """Coverages from back to front -> bool masks of the visible part of each."""
     free = np.ones_like(covers[0], bool)
     masks = []
     for cover in reversed(covers):
@@ -216,7 +216,7 @@ def draw_scene(size: int, seed: int, split: str, index: int) -> Scene:
     """The scene ``index`` of a split; ``size`` is the image's side in pixels.
 
     Raises:
-        ValueError: ``split`` is none of `SPLITS`.
+        ValueError: ``split`` is not one of `SPLITS`.
     """
     if split not in SPLITS:
         raise ArgumentError(f"split={split!r}; use one of {tuple(SPLITS)}")
@@ -245,12 +245,12 @@ def draw_scene(size: int, seed: int, split: str, index: int) -> Scene:
 def make_shapes(
     root: str | Path, train: int = 1000, val: int = 120, size: int = 160, seed: int = 0
 ) -> ShapesSpec:
-    """Write ``train`` and ``val`` scenes of ``size`` pixels a side in both layouts under ``root``.
+    """Write ``train`` and ``val`` scenes of ``size`` pixels per side in both layouts under ``root``.
 
-    The folder appears whole or not at all. One that holds the same scenes already is left as it is.
+    The folder is written atomically. One that already holds the same scenes is not changed.
 
     Raises:
-        FileExistsError: ``root`` holds something else; it is not touched.
+        FileExistsError: ``root`` holds something else; it is not changed.
         ValueError: a count below one, or ``size`` below `MIN_SIZE`.
     """
     root = Path(root)
@@ -265,7 +265,7 @@ def make_shapes(
         (partial / MARKER).write_text(json.dumps(asdict(spec)) + "\n")
         try:
             partial.rename(root)
-        except OSError:  # another process was faster: fine when it made the same
+        except OSError:  # another process was faster: fine if it made the same
             if not _is_made(root, spec):
                 raise
     finally:
@@ -286,7 +286,7 @@ def _is_made(root: Path, spec: ShapesSpec) -> bool:
 
 
 def _write_split(root: Path, split: str, scenes: Iterator[Scene]) -> None:
-    """Write one split in both layouts; image ids count from 1, in COCO's manner."""
+    """Write one split in both layouts; image ids count from 1, as in COCO."""
     coco_split, ade_split = SPLITS[split]
     coco_images = root / "coco" / coco_split
     ade_images = root / "ade20k" / "images" / ade_split

@@ -1,5 +1,5 @@
-"""Room of figures made from predictions.
+"""Figures made from predictions.
 
 ``coco_ap`` (average precision of COCO), ``detection_errors`` (what a detector gets wrong), ``folder``
-(what an evaluation leaves on disk, and the figures of a segmentation).
+(the files of an evaluation, and the figures of a segmentation).
 """

@@ -1,6 +1,6 @@
 """COCO's average precision from two files: annotations, and detections in COCO's result format.
 
-pycocotools is the default and the reference. faster-coco-eval, where it is installed, gives the same
+pycocotools is the default and the reference. faster-coco-eval, if installed, gives the same
 precisions in a fraction of the time.
 """
 
@@ -37,7 +37,7 @@ class Precision(NamedTuple):
     values: np.ndarray
 
     def ap(self, iou: float | None = None, area: str = "all", label: int | None = None) -> float:
-        """Mean precision in percent; NaN where there is no object.
+        """Mean precision in percent; NaN if there is no object.
 
         Args:
             iou: threshold; ``None`` averages 0.50 to 0.95.
@@ -61,7 +61,7 @@ class Precision(NamedTuple):
 
 
 def available_evaluators() -> tuple[str, ...]:
-    """Evaluators that can be imported here, the reference first."""
+    """Evaluators that can be imported, the reference first."""
     names = {"pycocotools": "pycocotools.cocoeval", "faster-coco-eval": "faster_coco_eval"}
     found = []
     for name, module in names.items():
@@ -89,7 +89,7 @@ def load_evaluator(name: Evaluator) -> tuple[type, type]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Both libraries print while they index."""
+    """Silence the libraries, which both print while they index."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -102,15 +102,15 @@ def average_precision(
     classes: Sequence[str] | None = None,
     images: Sequence[int] | None = None,
 ) -> Precision:
-    """COCO's protocol: ten IoU thresholds, at most 100 detections an image, four ranges of area.
+    """COCO's protocol: ten IoU thresholds, at most 100 detections per image, four ranges of area.
 
     Args:
         annotations: file in COCO's format.
-        detections: in COCO's result format; ``segm`` takes the area of the mask, so boxes are left out of it.
-        iou_type: what overlaps.
+        detections: in COCO's result format; ``segm`` takes the area of the mask, so boxes are removed for it.
+        iou_type: ``bbox`` or ``segm``, the regions whose overlap counts.
         evaluator: which library; both give the same.
         classes: names of the categories that count, in any order; all by default.
-        images: ids of those that were looked at; all by default.
+        images: ids of the evaluated images; all by default.
 
     Raises:
         ValueError: an unknown or absent evaluator.
@@ -137,7 +137,7 @@ def average_precision(
 
 
 def _load_results(coco_class: type, truth: object, detections: Sequence[dict], iou_type: IouType) -> object:
-    """As ``loadRes``, which fails where nothing was detected."""
+    """Do the same as ``loadRes``, which fails if nothing was detected."""
     left_out = ("bbox",) if iou_type == "segm" else ("segmentation",)
     entries = [{k: v for k, v in entry.items() if k not in left_out} for entry in detections]
     if entries:
@@ -149,10 +149,10 @@ def _load_results(coco_class: type, truth: object, detections: Sequence[dict], i
 
 
 def coco_metrics(precisions: dict[str, Precision]) -> dict[str, float]:
-    """Figures in percent as they stand in records: ``box AP``, ``box AP50`` ... ``mask AP75``, then by area.
+    """Figures in percent as in records: ``box AP``, ``box AP50`` ... ``mask AP75``, then by area.
 
     Args:
-        precisions: by ``bbox`` and ``segm``.
+        precisions: precisions by ``bbox`` and ``segm``.
     """
     metrics = {}
     for iou_type, kind in (("bbox", "box"), ("segm", "mask")):

@@ -1,7 +1,7 @@
-"""What a detector gets wrong: matches, confusions, and the mistakes it is surest of.
+"""What a detector gets wrong: matches, confusions, and the mistakes with the highest scores.
 
 Detections and objects of an image are matched in two rounds, best score first: with an object of the same
-class, then with any object that is left. An overlap of half counts.
+class, then with any object that is left. An IoU of 0.5 or more counts.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ Kind = Literal["class", "duplicate", "location", "background", "missed"]
 
 MATCH = 0.5  # least IoU of a match
 NEAR = 0.1  # below this a detection has nothing to do with an object
-SCORE = 0.3  # detections below are not looked at
+SCORE = 0.3  # detections below are ignored
 
 EXPLAINED = {
     "class": "another class",
@@ -35,7 +35,7 @@ class Objects(NamedTuple):
     Attributes:
         labels: (n,) index of the class.
         boxes: (n, 4) x, y, width, height in pixels.
-        masks: run-length codes, as many, or ``None``.
+        masks: n run-length codes, or ``None``.
         scores: (n,), 1 for objects.
         crowd: (n,) whether it is a crowd, in which detections do not count.
     """
@@ -51,8 +51,8 @@ class Mistake(NamedTuple):
     """One detection that is wrong, or one object that was not found.
 
     Attributes:
-        image_id: COCO's.
-        label, box, score: of the detection; of a missed object ``None``, its box and 0.
+        image_id: COCO's image id.
+        label, box, score: values of the detection; for a missed object ``None``, its box and 0.
         truth, truth_box, iou: the object that overlaps most, or ``None``, ``None`` and its IoU.
     """
 
@@ -67,7 +67,7 @@ class Mistake(NamedTuple):
 
 
 class Scenes(NamedTuple):
-    """Images of a detection set with what is there and what was found.
+    """Images of a detection set with their objects and detections.
 
     Attributes:
         classes: names by label.
@@ -87,8 +87,8 @@ def read_scenes(
     """Annotations in COCO's format and detections in its result format, by image.
 
     Args:
-        annotations: file.
-        detections: those below ``score`` are left out; with masks all must have one.
+        annotations: annotation file.
+        detections: those below ``score`` are left out; either all have a mask or none.
         classes: names of the categories that count; labels follow their order.
         score: least score.
     """
@@ -122,7 +122,7 @@ def _objects(entries: Iterable[tuple[Mapping, dict | None]], numbers: Mapping[in
 
 
 def overlaps(found: Objects, truth: Objects) -> np.ndarray:
-    """(detections, objects) IoU, of masks where both have them; of a crowd the share inside it."""
+    """(detections, objects) IoU, of masks where both have them; for a crowd, the share inside it."""
     if not len(found.labels) or not len(truth.labels):
         return np.zeros((len(found.labels), len(truth.labels)))
     masks = found.masks is not None and truth.masks is not None
@@ -133,7 +133,7 @@ def overlaps(found: Objects, truth: Objects) -> np.ndarray:
 def match(found: Objects, truth: Objects) -> tuple[np.ndarray, np.ndarray]:
     """Object of each detection: (n,) its index or -1, and (n,) whether the detection lies in a crowd.
 
-    ``found`` comes best score first.
+    ``found`` is sorted by falling score.
     """
     iou = overlaps(found, truth)
     partner = np.full(len(found.labels), -1)
@@ -155,7 +155,7 @@ def match(found: Objects, truth: Objects) -> tuple[np.ndarray, np.ndarray]:
 
 
 def confusion(scenes: Scenes) -> np.ndarray:
-    """(classes + 1, classes + 1) counts: true class by found class; the last one means nothing."""
+    """(classes + 1, classes + 1) counts: true class by found class; the last one means no object."""
     count = len(scenes.classes)
     table = np.zeros((count + 1, count + 1), dtype=int)
     for image_id, truth in scenes.truths.items():
@@ -170,7 +170,7 @@ def confusion(scenes: Scenes) -> np.ndarray:
 
 
 def mistakes(scenes: Scenes) -> list[Mistake]:
-    """Wrong detections, the surest first, then the objects not found, the largest first."""
+    """Wrong detections, the highest score first, then missed objects, the largest first."""
     wrong, missed = [], []
     for image_id, truth in scenes.truths.items():
         found = scenes.found[image_id]
@@ -219,7 +219,7 @@ def _mistake(image_id: int, found: Objects, i: int, truth: Objects, iou: np.ndar
 def image_quality(found: Objects, truth: Objects) -> float | None:
     """Panoptic quality of one image, in [0, 1]: sum of the matches' IoU / (matches + half the others).
 
-    ``None`` where nothing is there and nothing was found.
+    ``None`` if there is no object and no detection.
     """
     iou = overlaps(found, truth)
     partner, in_crowd = match(found, truth)

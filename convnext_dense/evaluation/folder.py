@@ -1,6 +1,6 @@
-"""The folder that an evaluation leaves: what tables, pictures and reports are made from, without the model.
+"""The folder of an evaluation, from which tables, pictures and reports are made without the model.
 
-evaluation.json   what was judged on what, figures, figures a class
+evaluation.json   checkpoint and data, figures, figures per class
 arrays.npz        precisions (detection) or the confusion matrix (segmentation)
 bbox.json, segm.json, labels/*.png    the predictions
 """
@@ -25,14 +25,14 @@ class Evaluation:
     """One run of a test protocol.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         task: ``detection`` or ``segmentation``.
         classes: names by label.
         images: folder of the images.
         annotations: COCO's file, or the folder of the label maps.
         record: as in ``results/``.
         per_class: class name -> figure -> percent; ``None`` where the class does not occur.
-        scenes: of a segmentation, one entry an image: ``image``, ``truth``, ``prediction`` (paths) and
+        scenes: for a segmentation, one entry per image: ``image``, ``truth``, ``prediction`` (paths) and
             ``miou``, ``accuracy`` in percent.
         ignore_index: label that does not count.
         reduce_zero_label: whether 0 in the label maps means unlabelled and 1 is the first class.
@@ -59,7 +59,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Evaluation":
-        """Read what :meth:`save` wrote.
+        """Read an evaluation that :meth:`save` wrote.
 
         Raises:
             FileNotFoundError: the folder has no evaluation.
@@ -109,7 +109,7 @@ def _known(value: float) -> float | None:
 def count_pixels(truth: np.ndarray, found: np.ndarray, classes: int, ignore_index: int) -> np.ndarray:
     """(classes, classes) pixels by true and found class; those labelled ``ignore_index`` do not count.
 
-    A found label beyond the classes counts as wrong, in no column, so rows may add up to less.
+    A predicted label beyond the classes counts as wrong, in no column, so a row's sum may be smaller.
     """
     valid = (truth != ignore_index) & (truth < classes)
     truth, found = truth[valid].astype(np.int64), found[valid].astype(np.int64)
@@ -119,14 +119,14 @@ def count_pixels(truth: np.ndarray, found: np.ndarray, classes: int, ignore_inde
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
-    """(classes,) intersection over union in percent; NaN for a class that is neither there nor found."""
+    """(classes,) intersection over union in percent; NaN for a class that is neither present nor found."""
     hits = np.diag(confusion).astype(float)
     union = confusion.sum(0) + confusion.sum(1) - hits
     return 100 * np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 
 def class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """(classes,) share of a class's pixels that were found, in percent; NaN for a class that is not there."""
+    """(classes,) share of a class's pixels that were found, in percent; NaN for an absent class."""
     hits, there = np.diag(confusion).astype(float), confusion.sum(1)
     return 100 * np.divide(hits, there, out=np.full(len(hits), np.nan), where=there > 0)
 

@@ -1,4 +1,4 @@
-"""Layers that the blocks are made of."""
+"""Layers of the blocks."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W); free of copies when ``x`` is channels-last."""
+        """(N, C, H, W) -> (N, C, H, W); no copy if ``x`` is channels-last."""
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)  # NHWC -> NCHW
@@ -26,8 +26,8 @@ GRN_EPS = 1e-6  # as released
 class AtrousDownsample(nn.Conv2d):
     """The 2x2 convolution of a downsampling layer at stride 1, its taps ``dilation`` pixels apart.
 
-    Each second output (``dilation`` = 1; each fourth: 2) is what the strided convolution with
-    the same weights gives. The image is continued with zeros to the right and below.
+    Every second output (``dilation`` = 1; every fourth: 2) is the output of the strided convolution
+    with the same weights. The image is padded with zeros to the right and below.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
@@ -96,7 +96,7 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     a model is built on the ``meta`` device.
 
     Returns:
-        one list a stage, one rate a block.
+        one list per stage, one rate per block.
     """
     step = rate / max(sum(depths) - 1, 1)
     starts = [sum(depths[:stage]) for stage in range(len(depths))]

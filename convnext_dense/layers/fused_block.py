@@ -8,8 +8,8 @@ affine part (w, b), g the layer scale and beta GRN's shift:
     W1 (w n + b) + b1        = (W1 w) n + (b1 + W1 b)
     g (W2 (z + beta) + b2)   = (g W2) z + g (b2 + W2 beta)
 
-The folded weights are no parameters: the state dict stays what it was. They hold for the
-parameters that they were made of, and are dropped or passed over once these change.
+The folded weights are not parameters: the state dict does not change. They are valid for the
+parameters that they were made from, and are dropped or ignored once these change.
 """
 
 from typing import NamedTuple, TypeVar
@@ -26,13 +26,13 @@ Backbone = TypeVar("Backbone", bound=nn.Module)
 
 
 class Folded(NamedTuple):
-    """Weights of a block's pointwise part with everything linear folded in.
+    """Weights of a block's pointwise part with all linear operations folded in.
 
     Attributes:
         w1, b1, w2, b2: (4C, C), (4C,), (C, 4C), (C,); the weights are packed.
         grn_gamma: GRN's scale (4C,), or None.
-        origin: the parameters.
-        state: their addresses and versions when they were folded.
+        origin: the original parameters.
+        state: addresses and versions of the parameters when they were folded.
     """
 
     w1: Tensor
@@ -69,14 +69,14 @@ def is_current(folded: Folded, weights: lean_block.Weights) -> bool:
 
 
 def _state(weights: lean_block.Weights) -> tuple[tuple[int, int], ...]:
-    # a parameter made in inference mode counts no versions
+    # a parameter made in inference mode has no version counter
     return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.given())
 
 
 def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:
     """Output y (N, H, W, C) of the depthwise convolution, block input x (N, C, H, W) -> (N, C, H, W).
 
-    The result takes the place of y, if the dtypes allow: fresh memory costs time, too.
+    The result overwrites y if the dtypes allow it: new memory costs time, too.
     """
     _, product, output = lean_block.dtypes(y, folded.origin)
     rows = y.reshape(-1, y.shape[-1])  # (N, H, W, C) -> (N H W, C)
@@ -102,7 +102,7 @@ class FusibleBlock(nn.Module):
     _folded: Folded | None = None
 
     def fuse(self) -> None:
-        """Fold the parameters as they are now; nothing is folded with hooks on a part, or a part replaced."""
+        """Fold the current parameters; nothing is folded if a part has hooks or was replaced."""
         self._folded = fold(lean_block.weights_of(self)) if lean_block.is_bare(self) else None
 
     def unfuse(self) -> None:
@@ -110,10 +110,10 @@ class FusibleBlock(nn.Module):
         self._folded = None
 
     def fused(self, y: Tensor) -> Folded | None:
-        """The folded weights, if they can stand in for the parts at this call.
+        """The folded weights, if they can replace the parts at this call.
 
-        They cannot where gradients are recorded, in a trace, or with hooks on a part. y is overwritten, so
-        it has to be what a convolution made and nobody else holds.
+        They cannot if gradients are recorded, in a trace, or with hooks on a part. y is overwritten, so
+        it must be the output of a convolution that nothing else uses.
         """
         folded = self._folded
         if folded is None or self.training or torch.is_grad_enabled():
@@ -129,16 +129,16 @@ class FusibleBlock(nn.Module):
             self._folded = None
         return super().train(mode)
 
-    def _apply(self, *args, **kwargs) -> "FusibleBlock":  # to(), half(), cuda() and their like
+    def _apply(self, *args, **kwargs) -> "FusibleBlock":  # to(), half(), cuda() and similar
         self._folded = None
         return super()._apply(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:  # every way of loading comes through here
+    def _load_from_state_dict(self, *args, **kwargs) -> None:  # every way of loading calls this
         self._folded = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        """A copy, or what is read back from a file, is not fused."""
+        """Leave out the folded weights: a copy, or a model read from a file, is not fused."""
         return {name: value for name, value in self.__dict__.items() if name != "_folded"}
 
 

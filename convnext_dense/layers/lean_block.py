@@ -1,4 +1,4 @@
-"""The block's pointwise part with half the usual memory in training, and its gradients by hand.
+"""The block's pointwise part with half the usual memory in training, and hand-written gradients.
 
 The part maps x (N, H, W, C), the output of the depthwise convolution, to
 
@@ -8,9 +8,9 @@ The part maps x (N, H, W, C), the output of the depthwise convolution, to
     z = a                   or with V2's GRN, z = s a + beta
     y = g (z W2' + b2)      (N, H, W, C), g the layer scale, or 1
 
-Autograd would keep x, n, h, a and the product that g scales: eleven times C numbers a
-position. What is kept here is x and h (five times C; ``leaner``: x alone). n and a come
-back by an elementwise pass each, and h by one product. With d the gradient of y and the
+Autograd would keep x, n, h, a and the product that g scales: eleven times C numbers per
+position. This module keeps x and h (five times C; ``leaner``: x alone). n and a are
+recomputed by an elementwise pass each, and h by one product. With d the gradient of y and the
 layer scale folded into the second product, nothing of y is needed:
 
     D = d' z                dW2 = g D,  db2 = g sum(d),  dg = sum(D W2) + b2 sum(d)
@@ -18,7 +18,7 @@ layer scale folded into the second product, nothing of y is needed:
     dh = GELU'(h) da        dW1 = dh' n,  db1 = sum(dh),  dn = dh W1
 
 and LayerNorm's own backward gives dx. On a CPU all of it runs over a few thousand
-positions at a time, so that no temporary of 4C channels and full size is ever made: fresh
+positions at a time, so that no full-size temporary of 4C channels is made: new
 memory of that size costs as much time there as the product that fills it.
 """
 
@@ -39,7 +39,7 @@ from convnext_dense.layers.onednn_linear import linear
 Memory = Literal["plain", "lean", "leaner"]
 MEMORY: tuple[str, ...] = ("plain", "lean", "leaner")
 
-POSITIONS = 1024  # that a CPU thread works on at a time: with 4 x 96 channels of float32, 1.5 MiB
+POSITIONS = 1024  # positions that a CPU thread works on at a time: with 4 x 96 channels of float32, 1.5 MiB
 
 _is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # the oldest releases lack it
 
@@ -58,15 +58,15 @@ class Weights(NamedTuple):
     grn_beta: Tensor | None
 
     def given(self) -> list[Tensor]:
-        """Those that are not ``None``."""
+        """The parameters that are not ``None``."""
         return [w for w in self if w is not None]
 
 
 class Plan(NamedTuple):
-    """What does not depend on values.
+    """Settings that do not depend on values.
 
     Attributes:
-        eps: of the LayerNorm.
+        eps: epsilon of the LayerNorm.
         keep_hidden: keep h for the backward pass instead of computing it again.
         norm, product, output: dtypes of n, of both products and of y.
     """
@@ -79,10 +79,10 @@ class Plan(NamedTuple):
 
 
 def resolve_memory(memory: str) -> str:
-    """The choice itself.
+    """Return ``memory`` after validating it.
 
     Raises:
-        ValueError: one that is not in :data:`MEMORY`.
+        ValueError: ``memory`` is not in :data:`MEMORY`.
     """
     if memory not in MEMORY:
         raise ArgumentError(f"memory={memory!r}; use one of {MEMORY}")
@@ -90,7 +90,7 @@ def resolve_memory(memory: str) -> str:
 
 
 def weights_of(block: nn.Module) -> Weights:
-    """A block's parameters behind its depthwise convolution."""
+    """A block's parameters after its depthwise convolution."""
     scale, shift = (block.grn.gamma, block.grn.beta) if isinstance(block.grn, GRN) else (None, None)
     parts = (block.norm, block.pwconv1, block.pwconv2)
     pairs = (w for part in parts for w in (part.weight, part.bias))
@@ -100,8 +100,8 @@ def weights_of(block: nn.Module) -> Weights:
 def is_bare(block: nn.Module) -> bool:
     """Whether calling the block's parts one by one does no more than the equations above.
 
-    Not so with hooks on a part or on all modules, a part replaced (LoRA, quantisation, parametrised
-    weights) or parameters of a tensor subclass: then the parts have to be called.
+    This is false with hooks on a part or on all modules, a replaced part (LoRA, quantisation, parametrised
+    weights) or parameters of a tensor subclass: then the parts must be called.
     """
     if hooks.module._global_forward_hooks or hooks.module._global_forward_pre_hooks:
         return False
@@ -128,7 +128,7 @@ def is_watched(x: Tensor, weights: Weights) -> bool:
 
 
 def applies(block: nn.Module, x: Tensor) -> bool:
-    """Whether the hand-written gradients can stand in for autograd's at this call."""
+    """Whether the hand-written gradients can replace autograd's at this call."""
     if not torch.is_grad_enabled() or not is_bare(block):
         return False
     weights = weights_of(block)
@@ -136,14 +136,14 @@ def applies(block: nn.Module, x: Tensor) -> bool:
 
 
 def pointwise(block: nn.Module, x: Tensor, memory: str) -> Tensor:
-    """(N, H, W, C), contiguous -> (N, H, W, C): the block behind its depthwise convolution."""
+    """(N, H, W, C), contiguous -> (N, H, W, C): the block after its depthwise convolution."""
     weights = weights_of(block)
     plan = Plan(block.norm.eps, memory == "lean", *dtypes(x, weights))
     return _Pointwise.apply(plan, x, *weights)
 
 
 def dtypes(x: Tensor, weights: Weights) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
-    """Of n, of the products and of y, as the block's parts would choose them here.
+    """Dtypes of n, of the products and of y, as the block's parts would choose them here.
 
     Autocast's rules differ between devices and releases, so empty tensors are sent through them.
     """
@@ -156,7 +156,7 @@ def dtypes(x: Tensor, weights: Weights) -> tuple[torch.dtype, torch.dtype, torch
 def pieces(x: Tensor, whole_samples: bool) -> Iterator[slice]:
     """Ranges of positions to work on at a time, of (N, H, W, C) seen as (N H W, C).
 
-    Only a CPU gains by it. GRN needs all positions of a sample at once.
+    Only a CPU gains from this. GRN needs all positions of a sample at once.
     """
     count = step = x.shape[:-1].numel()
     if x.device.type == "cpu":
@@ -166,10 +166,10 @@ def pieces(x: Tensor, whole_samples: bool) -> Iterator[slice]:
 
 
 def split_scale(gamma: Tensor | None, product: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """Layer scale -> the factor to fold into the second product and the one to apply behind it.
+    """Layer scale -> the factor to fold into the second product and the one to apply after it.
 
     All is folded, except in 16 bits: a layer scale of 1e-6 times a weight of 0.02 is 0 in
-    float16. There the fold keeps only the zeros, which the other factor must not have,
+    float16. There the fold keeps only the zeros. The other factor must not have zeros,
     because the gradient of the layer scale divides by it.
     """
     if gamma is None or torch.finfo(product).bits > 16:
@@ -213,12 +213,12 @@ class _Pointwise(torch.autograd.Function):
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager:
-    known = device_type in ("cpu", "cuda", "xpu")  # meta has no autocast, and refuses to have it off
+    known = device_type in ("cpu", "cuda", "xpu")  # meta has no autocast, and refuses to disable it
     return torch.autocast(device_type, enabled=False) if known else nullcontext()
 
 
 class _Once(torch.autograd.Function):
-    """Passes the first ``count`` tensors on; the others are what a second derivative would be of."""
+    """Passes on the first ``count`` tensors; a second derivative would be of the others."""
 
     @staticmethod
     def forward(ctx, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -243,7 +243,7 @@ def _backward(
     w1, b1 = weights.w1.to(plan.product), weights.b1.to(plan.product)
     w1t = w1.t().contiguous()
     rows, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
-    wide = torch.promote_types(plan.product, torch.float32)  # of sums over pieces
+    wide = torch.promote_types(plan.product, torch.float32)  # dtype of sums over pieces
     total = Weights(*(None if w is None else torch.zeros_like(w, dtype=wide) for w in weights))
     dx = torch.empty_like(rows) if of_norm else None
 
@@ -289,7 +289,7 @@ def _backward_hidden(
 
 
 def _unfolded(total: Weights, weights: Weights, fold: Tensor | None, scale: Tensor | None) -> Weights:
-    """Sums over all positions, of which w2 and b2 are D and sum(d), -> gradients of the weights."""
+    """Sums over all positions (w2 and b2 are D and sum(d)) -> gradients of the weights."""
     product, shift, gamma, beta = total.w2, total.b2, None, None
     w2, b2 = weights.w2.to(product.dtype), weights.b2.to(product.dtype)
     if weights.grn_beta is not None:
@@ -311,7 +311,7 @@ def _folded(weights: Weights, fold: Tensor | None, dtype: torch.dtype) -> tuple[
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``; 16-bit products add up in ``total``'s dtype."""
+    """``total += left @ right``; 16-bit products are summed in ``total``'s dtype."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:

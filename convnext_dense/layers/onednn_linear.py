@@ -1,4 +1,4 @@
-"""The pointwise product x W' + b, by oneDNN's operators where PyTorch's own choice is slower."""
+"""The pointwise product x W' + b, by oneDNN's operators where PyTorch's default is slower."""
 
 import functools
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 1e-2}  # what oneDNN computes in, and how exactly
+_ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 1e-2}  # dtypes of oneDNN's products, and their precision
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """x (rows, C_in), weight (C_out, C_in), maybe packed, -> (rows, C_out), with GELU behind it if asked.
+    """x (rows, C_in), weight (C_out, C_in), maybe packed, -> (rows, C_out), followed by GELU if requested.
 
     No gradient is recorded. In float32 on a CPU oneDNN takes about a tenth less time than the BLAS that
     :func:`torch.nn.functional.linear` calls, and applies GELU before the result leaves the cache.
@@ -22,16 +22,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
 
 
 def pack(weight: Tensor) -> Tensor:
-    """(C_out, C_in) in the order in which oneDNN reads it, if :func:`linear` calls oneDNN with it.
+    """(C_out, C_in) in oneDNN's memory order, if :func:`linear` calls oneDNN with it.
 
-    That takes one pass over the weight from each product. The result is opaque: for :func:`linear`, or to be
-    laid out as before by :func:`unpack`.
+    This saves one pass over the weight in each product. The result is opaque: use it with :func:`linear`, or
+    restore it with :func:`unpack`.
     """
     return torch.ops.mkldnn._reorder_linear_weight(weight) if _runs_onednn(weight) else weight
 
 
 def unpack(weight: Tensor) -> Tensor:
-    """What :func:`pack` was given."""
+    """The weight that :func:`pack` was given."""
     return weight if weight.layout == torch.strided else weight.to_dense()
 
 
@@ -46,9 +46,9 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -
 
 @functools.cache
 def onednn_is_exact(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch, and this CPU, have oneDNN's products, and they compute what is meant.
+    """Whether this build of PyTorch, and this CPU, have oneDNN's products, and these are correct.
 
-    They are the compiler's own operators and not documented ones: so they are tried, not trusted.
+    They are undocumented operators of the compiler, so they are tested first.
     """
     if not torch.backends.mkldnn.is_available():
         return False

@@ -33,14 +33,14 @@ def explain(error: BaseException) -> str | None:
             "recipe's batch), or set model.backbone.memory=leaner or model.backbone.with_cp=True"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left to write {error.filename or 'a log'}: free space and go on with --resume"
-    # what a process meets on its way out must not hide it
+        return f"no space left to write {error.filename or 'a log'}: free space, then continue with --resume"
+    # later errors of the shutdown must not hide this one
     if any(isinstance(e, RuntimeError) and _PEER_GONE.search(str(e)) for e in _chain(error)):
-        return "another process of this job ended, see its own message; start again with --resume to go on"
+        return "another process of this job ended, see its own message; start again with --resume to continue"
     if isinstance(error, RuntimeError) and _WORKER_KILLED.search(str(error)):
         return (
             "a process that loads data was killed, most likely because the memory is full: lower "
-            "train_dataloader.num_workers and go on with --resume"
+            "train_dataloader.num_workers and continue with --resume"
         )
     if match := _NOT_REGISTERED.search(str(error)):
         return _unregistered(match["name"], match["registry"])
@@ -48,21 +48,21 @@ def explain(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """``error`` and the errors that were being handled when it came."""
+    """Yield ``error`` and the errors that were being handled when it was raised."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _unregistered(name: str, registry_name: str) -> str:
-    """``MaskRCN`` of ``mmdet::model`` -> its near names and the line that registers ours."""
+    """``MaskRCN`` of ``mmdet::model`` -> similar names and the line that registers ours."""
     kind = registry_name.split("::")[-1]
     roots = [
         item for item in vars(registry).values() if isinstance(item, registry.Registry) and item.name == kind
     ]
     known = {key for root in roots for key in _all_names(root)}
     near = difflib.get_close_matches(name.split(".")[-1], known, n=3)
-    hint = f"near names: {', '.join(near)}" if near else "no name comes near"
+    hint = f"similar names: {', '.join(near)}" if near else "no similar name"
     return f"no {kind} is called {name!r}; {hint}; if it is one of ours, add to the config: {CUSTOM_IMPORTS}"
 
 
@@ -75,9 +75,9 @@ def _all_names(root: registry.Registry) -> set[str]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print what :func:`explain` knows and exit with status 2; let the rest through.
+    """Print what :func:`explain` knows and exit with status 2; other errors pass unchanged.
 
-    Ctrl-C ends in one line, too, with the shell's status for it, 130.
+    Ctrl-C also ends in one line, with the shell's status 130.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the core logs with the standard library reaches mmengine's log files and terminal."""
+"""Forward the core's standard-library log records to mmengine's log files and terminal."""
 
 import logging
 

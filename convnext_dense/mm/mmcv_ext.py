@@ -1,12 +1,12 @@
-"""Lets mmcv-lite serve detectors: a stand-in for ``mmcv._ext`` over :mod:`convnext_dense.ops`.
+"""Let mmcv-lite serve detectors: a stand-in for ``mmcv._ext`` over :mod:`convnext_dense.ops`.
 
 ``mmcv.ops`` asks the extension for attributes when it is imported and calls them later. The stand-in has
 the four ops that detectors and segmentors call, and for every other name a function that raises when it is
-called, naming the op and the remedy. A compiled mmcv is always left in charge.
+called, naming the op and the remedy. A compiled mmcv is never replaced.
 
 The calling convention is that of the wrappers of mmcv 2.0 and 2.1 (``mmcv/ops/roi_align.py``, ``nms.py``):
-results are written into tensors that the caller made. mmcv 2.2 calls these four alike, but mmdet 3.3 and
-mmseg 1.2 refuse it.
+results are written into tensors that the caller made. mmcv 2.2 calls these four the same way, but mmdet 3.3
+and mmseg 1.2 refuse it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def install_ops() -> Literal["mmcv", "torchvision", "portable"]:
 
 
 def current_ops() -> Literal["mmcv compiled", "torchvision", "portable"]:
-    """What serves RoIAlign and NMS, for a banner; installs the stand-in where it is needed."""
+    """Name the backend of RoIAlign and NMS for a banner; installs the stand-in where it is needed."""
     backend = install_ops()
     return "mmcv compiled" if backend == "mmcv" else backend
 
@@ -78,12 +78,12 @@ def _warn_broken(error: Exception) -> None:
 
 
 class _StandIn(ModuleType):
-    """What ``sys.modules['mmcv._ext']`` holds while mmcv has no compiled ops."""
+    """Module in ``sys.modules['mmcv._ext']`` while mmcv has no compiled ops."""
 
     def __init__(self) -> None:
         super().__init__(_EXT, "RoIAlign and NMS by convnext_dense.ops; every other op raises when called.")
         # find_spec() refuses a module without a spec. With no loader in it, mmcv's check_ops_exist()
-        # still says, rightly, that the compiled ops are absent.
+        # still reports correctly that the compiled ops are absent.
         self.__spec__ = ModuleSpec(_EXT, loader=None)
         self.roi_align_forward = _roi_align_forward
         self.roi_align_backward = _roi_align_backward
@@ -145,7 +145,7 @@ def _roi_align_backward(
     gradient = ops.roi_align_backward(
         grad_output, rois, grad_input.shape, size, spatial_scale, sampling_ratio, aligned
     )
-    grad_input.add_(gradient)  # mmcv's kernels add to what is there, too
+    grad_input.add_(gradient)  # mmcv's kernels also add to the existing values
 
 
 def _refuse_max(pool_mode: int) -> None:
@@ -168,7 +168,7 @@ def _softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Fills the first rows of ``dets`` (N, 5), and returns the indices (M,) that say how many they are."""
+    """Fill the first M rows of ``dets`` (N, 5) and return the indices (M,)."""
     name = _SOFT_NMS_METHODS[method]
     kept, indices = ops.soft_nms(boxes, scores, iou_threshold, sigma, min_score, name, offset)
     dets[: len(kept)] = kept

@@ -42,12 +42,12 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, Arch] = ARCHS) -> Arch
     """Name or ``dict(depths=..., dims=...)`` -> the row it stands for.
 
     Args:
-        arch: what the user wrote.
-        archs: the named rows; a mapping needs as many depths and dims as they have stages.
+        arch: the user's value.
+        archs: the named rows; a mapping needs as many depths and dims as these have stages.
 
     Raises:
         ValueError: an unknown name, or a mapping that is not one positive
-            integer a stage for depths and for dims.
+            integer per stage for depths and for dims.
     """
     known = f"use one of {tuple(archs)} or dict(depths=..., dims=...)"
     if isinstance(arch, str):
@@ -60,5 +60,5 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, Arch] = ARCHS) -> Arch
     row = Arch(tuple(arch["depths"]), tuple(arch["dims"]))
     for key, values in row._asdict().items():
         if len(values) != stages or not all(isinstance(v, int) and v > 0 for v in values):
-            raise ArgumentError(f"arch {key}={values}; {stages} positive integers are needed, one a stage")
+            raise ArgumentError(f"arch {key}={values}; {stages} positive integers are needed, one per stage")
     return row

@@ -1,4 +1,4 @@
-"""The ImageNet classifier on top of a backbone: a quick proof that pretrained weights are alive."""
+"""The ImageNet classifier on top of a backbone: a quick check that pretrained weights work."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ class Classifier(nn.Module):
         super().__init__()
         if is_isotropic(arch):
             self.backbone = IsotropicConvNeXt(arch, **kwargs)
-            del self.backbone.norm0  # a classifier norms once, behind the mean
+            del self.backbone.norm0  # a classifier norms once, after the mean
         else:
             self.backbone = ConvNeXt(arch, out_indices=-1, **kwargs)
             del self.backbone.norm3

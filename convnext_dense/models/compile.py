@@ -1,7 +1,7 @@
-"""``torch.compile`` of one module in place: few graphs for all image sizes, and eager where it fails.
+"""``torch.compile`` of one module in place: few graphs for all image sizes, and eager mode where it fails.
 
-Detectors have control flow that no compiler follows, so their backbone alone is compiled. The
-module stays what it was: the same object, the same state dict; a copy of it is not compiled.
+Detectors have control flow that no compiler follows, so only their backbone is compiled. The
+module does not change: the same object, the same state dict; a copy of it is not compiled.
 """
 
 import logging
@@ -14,17 +14,17 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 Backend = str | Callable
-MAX_GRAPHS = 8  # where every image size needs its own, compiling never ends
+MAX_GRAPHS = 8  # if every image size needs its own graph, compiling never ends
 
 
 @dataclass
 class Compilation:
-    """What became of it.
+    """State of a compiled module.
 
     Attributes:
-        graphs: compiled so far. One serves all sizes; one image instead of several, training instead
-            of inference and another dtype each take one more.
-        failure: why the module runs without, or ``None``.
+        graphs: number compiled so far. One serves all sizes; one image instead of several, training instead
+            of inference and another dtype each need one more.
+        failure: why the module runs uncompiled, or ``None``.
     """
 
     graphs: int = 0
@@ -36,13 +36,13 @@ def compile_in_place(
 ) -> Compilation:
     """Let calls of ``module`` run compiled code; it is compiled at the first call.
 
-    Where that fails, for want of a C++ compiler, say, or at more than :data:`MAX_GRAPHS` graphs, one
-    warning tells so and the module goes on as it was. What the module itself raises is raised as ever.
+    If that fails, for example without a C++ compiler or at more than :data:`MAX_GRAPHS` graphs, one
+    warning is logged and the module runs uncompiled. Errors of the module itself are raised as before.
 
     Args:
-        module: its state dict and copies stay free of all this.
-        dynamic: for images of any size; ``None`` begins with the size of the first one.
-        backend: of ``torch.compile``.
+        module: module to compile; its state dict and copies do not change.
+        dynamic: whether to compile for any image size; ``None`` begins with the size of the first image.
+        backend: backend of ``torch.compile``.
     """
     outcome = Compilation()
     module.compile(backend=_counting(backend, outcome), dynamic=dynamic)
@@ -52,18 +52,18 @@ def compile_in_place(
         try:
             return compiled(*args, **kwargs)
         except Exception as error:  # compilers raise anything
-            result = module._call_impl(*args, **kwargs)  # raises by itself if the call was wrong
+            result = module._call_impl(*args, **kwargs)  # raises here if the call itself was wrong
             cause = getattr(error, "inner_exception", error)
             said = str(cause).strip().split("\n")[0]
             _give_up(module, outcome, f"{type(cause).__name__}: {said}".rstrip(": "))
             return result
 
-    module._compiled_call_impl = guarded  # where nn.Module looks first; left out of copies and pickles
+    module._compiled_call_impl = guarded  # nn.Module calls this first; not in copies and pickles
     return outcome
 
 
 def _counting(backend: Backend, outcome: Compilation) -> Callable:
-    """The backend itself, with each graph counted and told."""
+    """The backend, with each graph counted and logged."""
 
     def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence) -> Callable:
         if outcome.graphs == MAX_GRAPHS:

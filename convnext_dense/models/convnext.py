@@ -1,7 +1,7 @@
 """ConvNeXt as a multi-scale backbone: V1 ("A ConvNet for the 2020s", CVPR 2022), V2 (CVPR 2023).
 
 Plain PyTorch. Parameter names are those of the released code, so that its
-checkpoints fit without renaming.
+checkpoints load without renaming.
 """
 
 import logging
@@ -21,7 +21,7 @@ from convnext_dense.models.archs import resolve_arch
 logger = logging.getLogger(__name__)
 
 OutputStride = Literal[32, 16, 8]
-MIN_SIZE = 32  # the last stage has stride 32: below this no position would be left
+MIN_SIZE = 32  # the last stage has stride 32: a smaller image would leave no position
 
 
 class Block(fused_block.FusibleBlock):
@@ -31,8 +31,8 @@ class Block(fused_block.FusibleBlock):
         dim: channels C.
         drop_path_rate: probability that a sample skips the branch, in training.
         layer_scale_init_value: initial value of ``gamma``; 0 leaves the scale out.
-        use_grn: V2's Global Response Normalisation behind the GELU.
-        memory: what the block keeps for the backward pass, in units of C numbers a position.
+        use_grn: V2's Global Response Normalisation after the GELU.
+        memory: what the block keeps for the backward pass, in units of C numbers per position.
             ``plain``: 12, as autograd does. ``lean``: 6, at the same speed
             (:mod:`convnext_dense.layers.lean_block`). ``leaner``: 2, and the first product is computed
             twice. The gradients are the same; only ``plain`` has second derivatives.
@@ -78,10 +78,10 @@ class Block(fused_block.FusibleBlock):
 
 
 class ConvNeXt(nn.Module):
-    """Hierarchical ConvNeXt with one normalised output a chosen level.
+    """Hierarchical ConvNeXt with one normalised output per chosen level.
 
     Works channels-last inside and returns contiguous NCHW maps: compiled RoIAlign
-    kernels read memory as NCHW whatever the strides say.
+    kernels read memory as NCHW and ignore the strides.
 
     Args:
         arch: a name in :data:`convnext_dense.models.archs.ARCHS` or
@@ -101,15 +101,15 @@ class ConvNeXt(nn.Module):
         memory: what a block keeps for the backward pass, see :class:`Block`. All of ``tiny``
             with one image of 512x512 in float32: 545, 288 or 117 MiB.
 
-        output_stride: 16 or 8 takes out the last stride or the last two and spreads the taps of
-            what follows instead, with the same weights (Chen et al., DeepLab): the heads of
+        output_stride: 16 or 8 removes the last stride or the last two and dilates the following
+            convolutions instead, with the same weights (Chen et al., DeepLab): the heads of
             PSPNet, DeepLab or FCN keep their resolution. Every second (fourth) position has the
-            features of the plain network; with GRN, which looks at all positions, nearly.
+            features of the plain network; with GRN, which uses all positions, only nearly.
 
     Attributes:
         depths, dims: blocks and channels of the four stages.
         out_indices: the returned stages, non-negative.
-        out_channels, out_strides: one entry a returned level.
+        out_channels, out_strides: one entry per returned level.
 
     Raises:
         ValueError: an argument outside the ranges above.
@@ -151,7 +151,7 @@ class ConvNeXt(nn.Module):
             nn.Conv2d(in_channels, self.dims[0], kernel_size=4, stride=4), LayerNorm2d(self.dims[0])
         )
         self.downsample_layers = nn.ModuleList([stem])
-        # of the blocks of each stage: 2 for each stride that was taken out so far
+        # dilation of each stage's blocks: a factor of 2 for each stride removed so far
         dilations = [max(4 * 2**i // output_stride, 1) for i in range(len(self.dims))]
         for c_in, c_out, before, after in zip(
             self.dims[:-1], self.dims[1:], dilations[:-1], dilations[1:], strict=True
@@ -176,7 +176,7 @@ class ConvNeXt(nn.Module):
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> one contiguous (N, C_i, H / s_i, W / s_i) a level of ``out_indices``.
+        """(N, in_channels, H, W) -> one contiguous (N, C_i, H / s_i, W / s_i) per level of ``out_indices``.
 
         H and W are any sizes of at least 32; odd ones round down at each stage.
 
@@ -187,7 +187,7 @@ class ConvNeXt(nn.Module):
         return tuple(getattr(self, f"norm{i}")(stages[i]).contiguous() for i in self.out_indices)
 
     def forward_stages(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> the maps behind the four stages, channels-last, not normalised.
+        """(N, in_channels, H, W) -> the maps after the four stages, channels-last, not normalised.
 
         Raises:
             ValueError: as :meth:`forward`.
@@ -205,7 +205,7 @@ class ConvNeXt(nn.Module):
         """Fold weights for faster inference under ``torch.no_grad()``.
 
         See :mod:`convnext_dense.layers.fused_block`. Outputs and state dict stay the same. Training mode,
-        loading weights and moving the model undo it; a copy of the model is not fused until called again.
+        loading weights and moving the model undo it; a copy of the model is not fused.
 
         Raises:
             RuntimeError: the model is in training mode.

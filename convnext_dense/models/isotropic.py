@@ -11,7 +11,7 @@ from convnext_dense.layers.lean_block import Memory
 from convnext_dense.models.archs import ISOTROPIC_ARCHS, resolve_arch
 from convnext_dense.models.convnext import Block, check_image, init_weights, run_blocks
 
-STRIDE = 16  # of the stem, and so of the only level
+STRIDE = 16  # stride of the stem and of the only level
 
 
 class IsotropicConvNeXt(nn.Module):
@@ -27,16 +27,16 @@ class IsotropicConvNeXt(nn.Module):
         in_channels: channels of the input image.
         drop_path_rate: rate of the last block; it rises linearly over the blocks.
         layer_scale_init_value: initial layer scale; 0, the default, leaves it out, as the
-            released S and B do. The released L was trained with one: give it 1.0 there.
+            released S and B do. The released L was trained with one: use 1.0 there.
         with_cp: recompute each block in the backward pass.
         memory: what a block keeps for the backward pass, see :class:`convnext_dense.models.convnext.Block`.
 
     Attributes:
         depths, dims: number and channels of the blocks, one entry each.
-        out_channels, out_strides: of the one level.
+        out_channels, out_strides: channels and stride of the one level.
 
     Raises:
-        ValueError: an unknown arch.
+        ValueError: the arch is unknown.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class IsotropicConvNeXt(nn.Module):
         return (self.norm0(self.forward_stages(x)[0]).contiguous(),)
 
     def forward_stages(self, x: Tensor) -> tuple[Tensor]:
-        """(N, in_channels, H, W) -> the map behind the last block, channels-last and without output norm.
+        """(N, in_channels, H, W) -> the map after the last block, channels-last and without output norm.
 
         Raises:
             ValueError: as :meth:`forward`.
@@ -81,7 +81,7 @@ class IsotropicConvNeXt(nn.Module):
         return (run_blocks(self.blocks, x, self.with_cp),)
 
     def fuse(self) -> "IsotropicConvNeXt":
-        """As :meth:`convnext_dense.ConvNeXt.fuse`.
+        """Fold weights for faster inference, see :meth:`convnext_dense.ConvNeXt.fuse`.
 
         Raises:
             RuntimeError: the model is in training mode.

@@ -25,8 +25,8 @@ _DOWNSAMPLE = re.compile(r"downsample_layers\.(\d+)\.")
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.")
 _ISOTROPIC_STEM = re.compile(r"stem\.")
 _ISOTROPIC_BLOCK = re.compile(r"blocks\.(\d+)\.")
-# GRN of V2 is (1, 1, 1, C): a scale and a shift a channel, though not one-dimensional.
-# Tokens and position tables are no weights either, whatever their shape.
+# GRN of V2 is (1, 1, 1, C): a scale and a shift per channel, though not one-dimensional.
+# Tokens and position tables have no weight decay either, whatever their shape.
 _NEVER_DECAYED = re.compile(
     r"(?:.*\.)?(?:grn\.(?:gamma|beta)|cls_token|mask_token|pos_embed|absolute_pos_embed"
     r"|relative_position_bias_table)"
@@ -34,7 +34,7 @@ _NEVER_DECAYED = re.compile(
 
 
 def infer_depths(names: Iterable[str]) -> tuple[int, ...]:
-    """Blocks a stage, read off a backbone's parameter names (without prefix).
+    """Blocks per stage, from a backbone's parameter names (without prefix).
 
     Returns:
         four depths for a hierarchical ConvNeXt, one for an isotropic one, ``()``
@@ -58,9 +58,9 @@ def infer_depths(names: Iterable[str]) -> tuple[int, ...]:
 def default_num_layers(depths: Sequence[int]) -> int:
     """Group of the last stage: 6 for ConvNeXt-T, 12 for S, B, L and XL, as published.
 
-    Stem, stage 0 and stage 1 take groups 0 to 2, stage 2 one group every three
+    Stem, stage 0 and stage 1 take groups 0 to 2, stage 2 one group for every three
     blocks from 3 on, stage 3 the next. An isotropic network takes one group
-    every three blocks from 1 on.
+    for every three blocks from 1 on.
 
     Raises:
         ValueError: neither four depths nor one.
@@ -76,22 +76,22 @@ def layer_id(
 
     ``layer_wise``: the stem is 0, stage 0 is 1, stage 1 is 2, stage 2 is cut every
     three blocks from 3 on, stage 3 is ``num_layers``; a downsampling layer goes
-    with the first block behind it.
+    with the first block after it.
 
     ``stage_wise``: the stem *and every downsampling layer* are 0, stage i is i + 1,
     and the heads stay at ``num_layers + 1``. With 12 layers and rate 0.9 the
     stages train at 0.28, 0.31, 0.35 and 0.39 of the heads' rate. It looks like a
-    slip, but it is what the published ADE20K results were trained with.
+    mistake, but the published ADE20K results were trained with it.
 
     Args:
         name: parameter name inside the backbone, such as ``stages.2.4.norm.bias``.
-        depths: blocks a stage; four (hierarchical) or one (isotropic).
+        depths: blocks per stage; four (hierarchical) or one (isotropic).
         decay_type: the rule.
         num_layers: overrides :func:`default_num_layers`; a smaller number cuts
             stage 2 into fewer, longer groups.
 
     Returns:
-        0 to ``num_layers + 1``; what is neither stem, downsampling layer nor block
+        0 to ``num_layers + 1``; a parameter that is neither stem, downsampling layer nor block
         (the output norms) gets the last group, as the heads do.
 
     Raises:
@@ -117,7 +117,7 @@ def layer_id(
 
 
 def lr_scale(layer: int, num_groups: int, decay_rate: float) -> float:
-    """Factor on the learning rate of group ``layer`` of 0 to ``num_groups - 1``; the last has 1."""
+    """Factor on the learning rate of group ``layer`` (0 to ``num_groups - 1``); the last group has 1."""
     return decay_rate ** (num_groups - 1 - layer)
 
 
@@ -145,7 +145,7 @@ def _checked_num_layers(depths: Sequence[int], num_layers: int | None) -> int:
 
 
 def _cut(depths: Sequence[int], num_layers: int) -> int:
-    """Blocks a group in the long stage: three, or more where ``num_layers`` leaves less room."""
+    """Blocks per group in the long stage: three, or more where ``num_layers`` is smaller."""
     room = num_layers if len(depths) == 1 else num_layers - 3
     return max(BLOCKS_PER_GROUP, -(-_long_stage(depths) // room))
 

@@ -1,4 +1,4 @@
-"""Levels for detectors and segmentors out of one map: the simple feature pyramid of plain backbones.
+"""Levels for detectors and segmentors from one map: the simple feature pyramid of plain backbones.
 
 Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", ECCV
 2022, section 3: every level comes from the last map of stride 16 alone, by
@@ -23,12 +23,12 @@ class SimpleFeaturePyramid(nn.Module):
     Stride 4 takes two transposed 2x2 convolutions, which halve the channels each, with
     LayerNorm and GELU between them; stride 8 takes one, 16 none, 32 a 2x2 max pooling. A
     1x1 and a 3x3 convolution, each with LayerNorm and without bias, follow on every level. An
-    extra level is every second position of the level before it, as an FPN's last.
+    extra level is every second position of the level before it, like an FPN's last level.
 
     Strides 4 and 8 have exactly 4 and 2 positions for one of the map; 32 and the extra
     levels round up, so that no level is ever empty. An image of a multiple of 32 pixels, to which
-    detectors pad, is covered exactly up to stride 32. Of any other the *backbone* leaves the last
-    rows and columns out, fewer than 16 pixels, and so they are in no level.
+    detectors pad, is covered exactly up to stride 32. For any other image the *backbone* leaves out the last
+    rows and columns, fewer than 16 pixels, and so they are in no level.
 
     Args:
         in_channels: C of the map; a multiple of 4.
@@ -36,7 +36,7 @@ class SimpleFeaturePyramid(nn.Module):
         num_outs: levels; 4 (segmentor) or 5 (detector), or more.
 
     Attributes:
-        out_strides: of the levels.
+        out_strides: strides of the levels.
 
     Raises:
         ValueError: channels that four does not divide, or fewer than four levels.
@@ -72,7 +72,7 @@ class SimpleFeaturePyramid(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One (N, C, h, w) in a sequence -> a contiguous (N, out_channels, h_i, w_i) a level.
+        """One (N, C, h, w) in a sequence -> a contiguous (N, out_channels, h_i, w_i) per level.
 
         (h_i, w_i) is (4h, 4w), (2h, 2w), (h, w), then half of the level before, rounded up.
 

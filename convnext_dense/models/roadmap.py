@@ -3,18 +3,18 @@
 A step is a row of plain values that says only what it changes; one class builds
 them all. Parameter names follow ConvNeXt's scheme at every step
 (``downsample_layers.i``, ``stages.i.j``), so that layer decay and freezing work
-alike; :mod:`convnext_dense.checkpoints.roadmap` carries a ResNet-50's names over.
+alike; :mod:`convnext_dense.checkpoints.roadmap` renames a ResNet-50's parameters.
 
-What the paper's text leaves open is settled here as follows:
+Where the paper's text leaves something open, this module does the following:
 
-- The patchify stem is one convolution; the norm behind it comes with the last
+- The patchify stem is one convolution; the norm after it comes with the last
   step, as the text says ("one after the stem").
 - A strided block strides in its k x k convolution, and its shortcut is a strided
-  1 x 1 convolution with a norm, until ``fewer_norms`` leaves one norm a block.
+  1 x 1 convolution with a norm, until ``fewer_norms`` leaves one norm per block.
 - A convolution has a bias unless a batch norm follows.
 - Layer scale is part of the last step's block; the paper trained all with it.
-- The paper's last step has one norm behind its final pooling. Here the two steps
-  with layer norm have one norm a returned level, as dense ConvNeXt has.
+- The paper's last step has one norm after its final pooling. Here the two steps
+  with layer norm have one norm per returned level, as dense ConvNeXt has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,19 +32,19 @@ class Step(NamedTuple):
     """One backbone of the roadmap; the defaults are ResNet-50.
 
     Attributes:
-        name: what users write.
-        depths: blocks a stage.
+        name: name that users write.
+        depths: blocks per stage.
         width: channels of stage 0's bottleneck, or of its blocks' ends when these are inverted.
         stem: 7x7 stride 2 with norm, activation and pooling, or 4x4 stride 4.
         block: order of the three convolutions. ``bottleneck``: 1x1, k x k, 1x1 from 4C through C;
             ``inverted``: the same from C through 4C; ``moved_up``: k x k, 1x1, 1x1.
-        depthwise: whether the k x k convolution is.
+        depthwise: whether the k x k convolution is depthwise.
         kernel_size: k.
-        activation: everywhere in the blocks.
-        activations: in a block; one is the one between the two 1x1 convolutions of ``moved_up``.
-        norms: in a block; one is the one behind the depthwise convolution.
+        activation: activation in the blocks.
+        activations: number per block; a single one is between the two 1x1 convolutions of ``moved_up``.
+        norms: number per block; a single one is after the depthwise convolution.
         norm: batch norm or layer norm.
-        separate_downsampling: 2x2 convolutions between stages, with norms around; the blocks do not stride.
+        separate_downsampling: 2x2 convolutions and norms between stages; the blocks do not stride.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Step(NamedTuple):
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Channels that every stage returns: four times its width behind a bottleneck."""
+        """Channels that every stage returns: four times its width after a bottleneck."""
         return tuple((4 if self.block == "bottleneck" else 1) * width for width in self.widths)
 
 
@@ -118,7 +118,7 @@ class Roadmap(nn.Module):
     """Multi-scale backbone of one step between ResNet-50 and ConvNeXt-T.
 
     The contract is :class:`convnext_dense.ConvNeXt`'s: channels-last inside, one
-    contiguous NCHW map a level. The first step computes what a ResNet-50 with its
+    contiguous NCHW map per level. The first step computes what a ResNet-50 with its
     stride in the 3x3 convolution does, the last what ConvNeXt-T does, under
     ConvNeXt-T's parameter names.
 
@@ -133,7 +133,7 @@ class Roadmap(nn.Module):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k
             stages with their downsampling layers and output norms.
         norm_eval: keep batch norms in eval mode in training, as detectors with few
-            images a GPU do; without effect at the steps with layer norm.
+            images per GPU do; without effect at the steps with layer norm.
         with_cp: recompute each block in the backward pass instead of keeping its
             activations; batch norms then count each batch twice.
 
@@ -141,7 +141,7 @@ class Roadmap(nn.Module):
         step: the row.
         depths, dims: blocks and output channels of the four stages.
         out_indices: the returned stages, non-negative.
-        out_channels, out_strides: one entry a returned level.
+        out_channels, out_strides: one entry per returned level.
 
     Raises:
         ValueError: an argument outside the ranges above.
@@ -187,7 +187,7 @@ class Roadmap(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> one contiguous (N, C_i, H / s_i, W / s_i) a level of ``out_indices``.
+        """(N, in_channels, H, W) -> one contiguous (N, C_i, H / s_i, W / s_i) per level of ``out_indices``.
 
         H and W are any sizes of at least 32. Odd ones round down at a convolution
         as large as its stride, and up at all others.
@@ -225,7 +225,7 @@ class Roadmap(nn.Module):
         return modules
 
     def _initialise(self) -> None:
-        """As ResNet's where a norm follows each convolution; else as ConvNeXt's, with small weights."""
+        """Initialise as ResNet where a norm follows each convolution; else as ConvNeXt (small weights)."""
         for module in self.modules():
             if not isinstance(module, nn.Conv2d | nn.Linear):
                 continue
@@ -244,7 +244,7 @@ class ResidualBlock(nn.Module):
         step: the row.
         c_in: channels of the input.
         width: ``step.widths`` of the stage.
-        stride: of the k x k convolution and the shortcut.
+        stride: stride of the k x k convolution and the shortcut.
         drop_path_rate: probability that a sample skips the branch, in training.
     """
 
@@ -297,7 +297,7 @@ def block_convs(step: Step, c_in: int, width: int, stride: int) -> tuple[Conv, C
 def _stage(step: Step, index: int, rates: Sequence[float], layer_scale_init_value: float) -> nn.Sequential:
     width = step.widths[index]
     if step.separate_downsampling:
-        # plain, as autograd treats every other step: the lean path would hide what the step costs
+        # plain, as for every other step: the lean path would hide the cost of the step
         blocks = (Block(width, rate, layer_scale_init_value, memory="plain") for rate in rates)
         return nn.Sequential(*blocks)
     c_in = step.width if index == 0 else step.dims[index - 1]
@@ -307,7 +307,7 @@ def _stage(step: Step, index: int, rates: Sequence[float], layer_scale_init_valu
 
 
 def _downsample_layers(step: Step, in_channels: int) -> nn.ModuleList:
-    """The stem and what stands before stages 1 to 3: nothing, or a norm and a 2x2 convolution."""
+    """The stem and the layers before stages 1 to 3: none, or a norm and a 2x2 convolution."""
     if step.stem == "resnet":
         stem = nn.Sequential(
             _conv(Conv(in_channels, step.width, 7, 2), bias=False),

@@ -1,4 +1,4 @@
-"""The lazy gate to torchvision: a copy that cannot run its kernels counts as no copy at all."""
+"""Lazy access to torchvision: a copy that cannot run its kernels counts as absent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
 def torchvision_ops(device_type: str) -> ModuleType | None:
     """``torchvision.ops`` if its kernels run on this kind of device (``"cpu"``, ``"cuda"``...), else None.
 
-    Importing is no proof: a torchvision built for another torch fails at import with ``RuntimeError``,
+    Importing is not enough: a torchvision built for another torch fails at import with ``RuntimeError``,
     one without its C++ library fails at the first call, and a CPU build beside a CUDA torch fails on
     CUDA tensors only. So each op is run once, on a tiny input, for each kind of device.
     """
@@ -53,8 +53,8 @@ def one_thread() -> Iterator[None]:
     """Run the enclosed CPU work without PyTorch's thread pool.
 
     The portable ops make thousands of calls of some ten microseconds. Splitting those over threads gains
-    little on idle cores, and where other processes (data loaders, for one) use the cores, each call waits
-    at its barrier for a thread that is not running: measured at a hundred times the time.
+    little on idle cores, and where other processes (such as data loaders) use the cores, each call waits
+    at its barrier for a thread that is not running: a measurement showed a hundred times the time.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

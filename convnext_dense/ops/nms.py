@@ -1,8 +1,8 @@
 """Non-maximum suppression: greedy, per label, and soft.
 
 The portable greedy NMS takes the boxes by falling score, a block at a time: it settles which boxes of the
-block survive each other, then lets those suppress everything behind them at once. Python runs once per
-block, memory is bounded by block times tile, and the boxes kept are those of the textbook loop.
+block survive each other, then lets those suppress all later boxes at once. Python runs once per
+block, memory is bounded by block times tile, and the result is that of the textbook loop.
 
 Equal scores: the portable path sorts with ``scores.sort(descending=True)``, as compiled mmcv does, and so
 keeps the same boxes in the same order. PyTorch does not call that sort stable, and on CPUs with AVX-512
@@ -28,8 +28,8 @@ _TILE = 16384
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
     """Greedy NMS: indices (M,) of the boxes kept, by falling score.
 
-    A box goes when its IoU with a kept box of higher score is above ``iou_threshold``. IoU is computed in
-    float32 (float64 for float64 boxes); two boxes without area have no IoU and never suppress each other.
+    A box is dropped when its IoU with a kept box of higher score is above ``iou_threshold``. IoU is computed
+    in float32 (float64 for float64 boxes); two boxes without area have no IoU and never suppress each other.
 
     Args:
         boxes: (N, 4) rows of x1, y1, x2, y2.
@@ -48,7 +48,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
 def batched_nms(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, offset: int = 0
 ) -> Tensor:
-    """:func:`nms` for each label by itself: boxes (N, 4), scores (N,), labels (N,) -> indices (M,)."""
+    """:func:`nms` for each label separately: boxes (N, 4), scores (N,), labels (N,) -> indices (M,)."""
     _check(boxes, scores, offset)
     if labels.shape != scores.shape:
         raise ValueError(f"labels: want {tuple(scores.shape)}, one for each score, got {tuple(labels.shape)}")
@@ -71,7 +71,7 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS: overlapped boxes lose score instead of being dropped.
 
-    Each box in turn depends on the last, so this runs on the CPU whatever the device (as in mmcv), in
+    Each box depends on the one before, so this runs on the CPU for every device (as in mmcv), in
     float32 (float64 for float64 boxes). The first box is returned even if its score is below ``min_score``.
 
     Args:
@@ -79,7 +79,7 @@ def soft_nms(
         scores: (N,).
         iou_threshold: overlap from which ``naive`` and ``linear`` act.
         sigma: width of the ``gaussian`` decay.
-        min_score: a box goes when its score falls below this.
+        min_score: a box is removed when its score falls below this.
         method: ``naive`` sets the score to 0, ``linear`` multiplies it by ``1 - IoU``, ``gaussian`` by
             ``exp(-IoU^2 / sigma)``.
         offset: 0, or 1 for boxes that include their last pixel.
@@ -159,7 +159,7 @@ def _columns(boxes: Tensor, offset: int) -> Tensor:
 def _iou(a: Tensor, b: Tensor, offset: int) -> Tensor:
     """Tables of A and B columns -> (A, B); NaN between boxes without area.
 
-    In place where it can be, and with mmcv's roundings: the sum of areas first, then minus the overlap.
+    In place where possible, and with mmcv's rounding: the sum of areas first, then minus the overlap.
     """
     width = torch.minimum(a[2][:, None], b[2]).sub_(torch.maximum(a[0][:, None], b[0]))
     height = torch.minimum(a[3][:, None], b[3]).sub_(torch.maximum(a[1][:, None], b[1]))
@@ -168,7 +168,7 @@ def _iou(a: Tensor, b: Tensor, offset: int) -> Tensor:
 
 
 def _decay(iou: Tensor, iou_threshold: float, sigma: float, method: SoftNMSMethod) -> Tensor:
-    """What overlap leaves of a score: (B,) -> (B,)."""
+    """Factor on the score by overlap: (B,) -> (B,)."""
     if method == "gaussian":
         return torch.exp(-(iou * iou) / sigma)
     left = torch.zeros_like(iou) if method == "naive" else 1 - iou
@@ -185,7 +185,7 @@ def _first_highest(scores: Tensor) -> int:
 
 
 def _drop_by_swapping(table: Tensor, indices: Tensor, min_score: float) -> int:
-    """Drop columns whose score is below ``min_score``, in place; returns how many stay, now in front.
+    """Drop columns whose score is below ``min_score``, in place; return how many stay, now in front.
 
     Dropping by moving the last column into the gap, gap by gap, is mmcv's order, and decides which of two
     equal scores comes first later on. Done at once: gaps in rising order take survivors in falling order.
@@ -200,7 +200,7 @@ def _drop_by_swapping(table: Tensor, indices: Tensor, min_score: float) -> int:
 
 
 def _with_offset(boxes: Tensor, offset: int) -> Tensor:
-    """Boxes for an NMS that knows no offset: ``x2 + 1 - x1`` is ``x2 - x1 + 1``, overlaps included."""
+    """Boxes for an NMS without an offset: ``x2 + 1 - x1`` is ``x2 - x1 + 1``, overlaps included."""
     boxes = boxes.to(_compute_dtype(boxes))
     return torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1) if offset else boxes
 

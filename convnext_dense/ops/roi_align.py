@@ -11,11 +11,11 @@ gradient is accumulated in place, without scatters and in a fixed order. On two 
 time than the usual loop over samples. On a GPU it costs two kernel launches per box, which is why
 torchvision's kernel goes first wherever it works.
 
-A cell that is inf or NaN spoils all bins of every box whose crop holds it (zero weights multiply it), where
-a loop over samples would spoil the bins next to it.
+A cell that is inf or NaN spoils all bins of every box whose crop contains it (zero weights multiply it);
+a loop over samples would spoil only the bins next to it.
 
-Precision: sample positions, weights, products and sums are float32 (float64 if either input is), whatever
-the input; half-precision results are rounded once, at the end. Autocast changes nothing.
+Precision: sample positions, weights, products and sums are float32 (float64 if either input is), for every
+input; half-precision results are rounded once, at the end. Autocast changes nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def roi_align(
             sampling). False is the legacy layout, with every box at least one cell wide and high.
 
     Raises:
-        ValueError: malformed shapes. The portable path, which has to know the boxes on the host anyway,
+        ValueError: malformed shapes. The portable path, which needs the boxes on the host anyway,
             also refuses an image index out of range, boxes that are not finite and, with
             ``aligned=True``, boxes with ``x2 < x1`` or ``y2 < y1`` (compiled mmcv does so on the CPU).
     """
@@ -91,7 +91,7 @@ def roi_align_backward(
 ) -> Tensor:
     """Gradient of :func:`roi_align` for its features: (K, C, P, Q) -> (N, C, H, W).
 
-    For callers that keep their own autograd graph, as mmcv's wrappers do; the arguments are those of the
+    For callers that keep their own autograd graph, such as mmcv's wrappers; the arguments are those of the
     forward, with ``input_shape`` (N, C, H, W) in place of the features.
     """
     geometry = _Geometry(_pair(output_size), float(spatial_scale), int(sampling_ratio), bool(aligned))
@@ -122,7 +122,7 @@ class _RoIAlign(torch.autograd.Function):
 
 def _torchvision_roi_align(ops: ModuleType, features: Tensor, rois: Tensor, geometry: _Geometry) -> Tensor:
     # Half precision goes through float32, as torchvision itself does under autocast: its kernels would
-    # place the samples in half precision, and have no bfloat16 on the CPU.
+    # place the samples in half precision, and do not support bfloat16 on the CPU.
     dtype = _compute_dtype(features, rois)
     return ops.roi_align(features.to(dtype), rois.to(dtype), *geometry).to(features.dtype)
 
@@ -176,7 +176,7 @@ def _portable_backward(
 
 
 def _rows(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """(C, H, W) -> (H, W * C), a copy unless the memory lies so already.
+    """(C, H, W) -> (H, W * C), a copy unless the memory has this layout already.
 
     The transposition is two-dimensional on purpose: PyTorch has a blocked kernel for that, and permuting
     three dimensions takes 1.4 times as long.
@@ -200,7 +200,7 @@ def _chunks(
     """Yield boxes in chunks, ordered by image: indices (k,) into ``rois``, and the boxes.
 
     The extent of every crop must be known to the host; so boxes are copied to the CPU (the only
-    synchronisation) and weighed there.
+    synchronisation) and their weights are computed there.
     """
     if not len(rois):
         return
@@ -228,10 +228,10 @@ def _chunks(
 
 
 def _axis_weights(start: Tensor, stop: Tensor, bins: int, cells: int, geometry: _Geometry) -> Tensor:
-    """What each cell of one axis weighs in each bin: (k,), (k,) in cells -> (k, bins, cells).
+    """Weight of each cell of one axis in each bin: (k,), (k,) in cells -> (k, bins, cells).
 
     Positions are computed in the order of operations that mmcv and torchvision use: whether a sample falls
-    outside the map is decided by a comparison, and one rounding may turn a full weight into none.
+    outside the map is decided by a comparison, and one rounding error may turn a full weight into zero.
     """
     extent = stop - start if geometry.aligned else (stop - start).clamp(min=1)
     size = (extent / bins)[:, None, None]

@@ -1,4 +1,4 @@
-"""Room of pictures and pages.
+"""Pictures and pages.
 
 ``sheets`` (predictions beside the truth), ``curves`` (of training), ``charts`` (of accuracy),
 ``gallery`` (single predictions), ``html`` (the page about a run), ``roadmap`` (costs of its steps),

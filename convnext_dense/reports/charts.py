@@ -1,6 +1,6 @@
-"""Charts of accuracy: against cost, over recall, by class, and what is taken for what.
+"""Charts of accuracy: against cost, over recall, by class, and confusion between classes.
 
-Each ``draw_*`` returns a figure of matplotlib, which :func:`convnext_dense.reports.sheets.save_figure`
+Each ``draw_*`` returns a matplotlib figure, which :func:`convnext_dense.reports.sheets.save_figure`
 writes.
 """
 
@@ -22,7 +22,7 @@ from convnext_dense.results import paper
 
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY, _ = COLOURS
 GREY = "#777777"
-FAMILIES = {  # colour and marker, which differ in print, too
+FAMILIES = {  # colour and marker, which also differ in print
     "ConvNeXt V2": (GREEN, "D"),
     "ConvNeXt": (BLUE, "o"),
     "Swin": (ORANGE, "s"),
@@ -44,10 +44,10 @@ class Point(NamedTuple):
     Attributes:
         label: such as ``ConvNeXt-T``.
         pretrain: ``1K`` or ``22K``.
-        accuracy: in percent.
-        costs: by the names of :data:`COSTS`; what is unknown is left out.
-        size: of the image, where one model is published at several.
-        mine: whether it was measured, not published.
+        accuracy: accuracy in percent.
+        costs: costs by the names of :data:`COSTS`, without unknown ones.
+        size: image size, where one model is published at several.
+        mine: whether it was measured here, not published.
     """
 
     label: str
@@ -62,7 +62,7 @@ class Point(NamedTuple):
 
 
 def accuracy_of(row: paper.Row) -> float | None:
-    """The figure that a row is known by: box AP, mIoU at several scales, or top-1, in percent."""
+    """The main figure of a row: box AP, mIoU at several scales, or top-1, in percent."""
     if isinstance(row, paper.CocoRow):
         return row.box.ap
     return row.miou_ms if isinstance(row, paper.Ade20kRow) else row.top1
@@ -110,8 +110,8 @@ def draw_cost(points: Sequence[Point], ylabel: str, latency_on: str = "") -> Fig
     """A panel for each cost that at least two points have; the area of a bubble grows with its MACs.
 
     Args:
-        points: models.
-        ylabel: what is accurate at what.
+        points: models to draw.
+        ylabel: label of the accuracy axis.
         latency_on: device of the measured latencies.
 
     Raises:
@@ -197,7 +197,7 @@ def _bubble(axes: Axes, point: Point, where: tuple[float, float], area: float, o
 
 
 def _series(point: Point) -> tuple[str, str, int]:
-    """Models that a line joins."""
+    """Lists of models that a line joins."""
     return _family(point.label), point.pretrain, point.size or 0
 
 
@@ -213,7 +213,7 @@ def _family(label: str) -> str:
 def draw_precision_recall(precisions: Mapping[str, Precision]) -> Figure:
     """For boxes and masks: all classes by size at IoU 0.50 and 0.75, and each class at 0.50.
 
-    Of more than seven classes all are grey but the three best and the three worst.
+    With more than seven classes, all are grey except the three best and the three worst.
 
     Raises:
         ValueError: no object of any class.
@@ -265,7 +265,7 @@ def _by_class(axes: Axes, precision: Precision) -> None:
 
 
 def draw_classes(per_class: Mapping[str, Mapping[str, float | None]], figure_name: str) -> Figure:
-    """Bars of one figure a class, the best first, forty a column; classes that do not occur are left out.
+    """Bars of one figure per class, best first, forty per column; classes that do not occur are left out.
 
     Raises:
         ValueError: no class has the figure.
@@ -304,9 +304,9 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], unit: str, most: in
 
     Args:
         counts: true class by found class.
-        names: as many as rows.
-        unit: what was counted, for the title.
-        most: classes shown.
+        names: one name per row.
+        unit: the counted unit, for the title.
+        most: largest number of classes shown.
     """
     shown = confused_classes(counts, most)
     totals = counts.sum(1)
@@ -331,7 +331,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], unit: str, most: in
 
 
 def confused_classes(counts: np.ndarray, most: int) -> list[int]:
-    """Indices of the classes with most confusion, in their order; classes that never occur are left out."""
+    """Indices of the classes with most confusion, in class order; classes that never occur are left out."""
     occur = np.flatnonzero(counts.sum(0) + counts.sum(1))
     wrong = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
     return sorted(sorted(occur.tolist(), key=lambda i: (-wrong[i], i))[:most])

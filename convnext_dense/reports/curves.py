@@ -22,7 +22,7 @@ METRICS = {
 }
 """Logged name -> name here, and the factor to percent."""
 
-RATE = "lr/"  # of one parameter group; the hook of the toolkit logs them
+RATE = "lr/"  # prefix of one parameter group's rate; the toolkit's hook logs it
 
 Curve = tuple[list[int], list[float]]
 
@@ -42,10 +42,10 @@ class Log(NamedTuple):
 
 
 def read_log(source: str | Path) -> Log:
-    """A work folder, with all its resumed parts, or one ``scalars.json``.
+    """Read a work folder, with all its resumed parts, or one ``scalars.json``.
 
     Raises:
-        FileNotFoundError: no log there.
+        FileNotFoundError: no log found.
         ValueError: a log without a loss.
     """
     source = Path(source)
@@ -62,7 +62,7 @@ def read_log(source: str | Path) -> Log:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    """JSON lines; a last one that a crash cut off is left out."""
+    """Read JSON lines; a last line that a crash cut off is left out."""
     records = []
     for line in path.read_text().splitlines():
         try:
@@ -75,8 +75,8 @@ def _read_lines(path: Path) -> list[dict]:
 def place_records(records: Sequence[Mapping]) -> list[dict]:
     """Records with ``step`` counted in iterations throughout.
 
-    mmengine logs validations by the number of the epoch, or with 0, so they come no earlier than the
-    training step logged before them; one before any training is left out.
+    mmengine logs validations by the number of the epoch, or with 0, so they get at least the step of the
+    training record logged before them; one before any training is left out.
     """
     placed, step = [], 0
     for record in records:
@@ -88,7 +88,7 @@ def place_records(records: Sequence[Mapping]) -> list[dict]:
 
 
 def join_records(before: Sequence[dict], after: Sequence[dict]) -> list[dict]:
-    """A run and its continuation, which replaces what it did again; a start from zero replaces all.
+    """Merge a run and its continuation, which replaces repeated steps; a start from zero replaces all.
 
     ``after`` without a loss is a test and adds nothing.
     """
@@ -170,7 +170,7 @@ def draw_curves(runs: Mapping[str, Log]) -> Figure:
 
 
 def _tops(runs: Mapping[str, Log]) -> list[float]:
-    """Highest value of every metric."""
+    """Show the highest value of every metric."""
     return [max(values) for log in runs.values() for _, values in log.metrics.values()]
 
 
@@ -208,7 +208,7 @@ def _draw_metrics(axes: Axes, log: Log) -> None:
 
 
 def _draw_runs(panels: Sequence[Axes], runs: Mapping[str, Log]) -> None:
-    """Totals, the range of the groups' rates, and the metrics; a colour and dashes for each run."""
+    """Draw totals, the range of the groups' rates, and the metrics; a colour and dashes for each run."""
     for i, (title, log) in enumerate(runs.items()):
         style = dict(color=COLOURS[i % len(COLOURS)], ls=DASHES[i % len(DASHES)], lw=1.6)
         name, (steps, values) = next(iter(log.losses.items()))

@@ -1,4 +1,4 @@
-"""Pictures of single predictions: beside their truth, and the mistakes that a detector is surest of."""
+"""Pictures of single predictions: beside their truth, and a detector's mistakes with the highest scores."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from convnext_dense.reports.sheets import COLOURS
 
 GAP = 6  # pixels between truth and prediction
 UNLABELLED = (60, 60, 60)
-WRONG = (230, 0, 126)  # no colour of a class, and clear of grey
+WRONG = (230, 0, 126)  # not a class colour, and different from grey
 
 
 class Card(NamedTuple):
     """One image with its prediction.
 
     Attributes:
-        name: of the image's file.
-        quality: in percent: panoptic quality of detections, mean IoU of a label map.
+        name: file name of the image.
+        quality: panoptic quality of detections, or mean IoU of a label map, in percent.
         picture: (H, W, 3) uint8 RGB; truth left, prediction right.
     """
 
@@ -52,7 +52,7 @@ def class_colours(count: int) -> list[tuple[int, int, int]]:
     more = []
     for i in range(count - len(okabe)):
         lightness, saturation = (0.35, 0.5, 0.65)[i % 3], (0.9, 0.6)[i % 2]
-        hue = (0.07 + i * 0.61803398875) % 1  # steps of the golden ratio never come close to each other
+        hue = (0.07 + i * 0.61803398875) % 1  # steps of the golden ratio keep hues apart
         more.append(tuple(int(255 * v) for v in colorsys.hls_to_rgb(hue, lightness, saturation)))
     return okabe + more
 
@@ -60,7 +60,7 @@ def class_colours(count: int) -> list[tuple[int, int, int]]:
 def best_and_worst(evaluation: Evaluation, count: int = 12) -> tuple[list[Card], list[Card]]:
     """Cards of the best predictions and of the worst ones, best and worst first.
 
-    Images in which there is nothing to find and nothing was found are in neither; no image is in both.
+    Images without objects and without detections are in neither list; no image is in both.
     """
     if evaluation.task == "detection":
         scenes = read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
@@ -86,7 +86,7 @@ def read_rgb(path: str | Path, side: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, its longer side at most ``side`` pixels.
 
     Raises:
-        FileNotFoundError: not there, or no image.
+        FileNotFoundError: missing, or not an image.
     """
     image = cv2.imread(str(path))
     if image is None:
@@ -95,7 +95,7 @@ def read_rgb(path: str | Path, side: int | None = None) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, side: int | None, labels: bool = False) -> np.ndarray:
-    """(H, W) or (H, W, 3) with its longer side at most ``side`` pixels; labels are not mixed."""
+    """(H, W) or (H, W, 3) with its longer side at most ``side`` pixels; labels are not interpolated."""
     if side is None or max(image.shape[:2]) <= side:
         return np.ascontiguousarray(image)
     scale = side / max(image.shape[:2])
@@ -127,7 +127,7 @@ def draw_objects(
     scores: bool,
 ) -> np.ndarray:
     """A copy of ``image`` at most ``side`` pixels long with ``objects`` drawn, the largest first."""
-    # small images grow, or the names would cover them
+    # small images are enlarged, or the names would cover them
     scale = side / max(image.shape[:2])
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     canvas = cv2.resize(
@@ -152,7 +152,7 @@ def draw_objects(
 
 
 def _label(canvas: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    """Text on a patch of ``colour`` above (x, y), or below where it would leave the picture."""
+    """Draw text on ``colour`` above (x, y), or below if it would leave the picture."""
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     (width, height), _ = cv2.getTextSize(text, font, size, 1)
     x = min(max(x, 0), max(canvas.shape[1] - width - 4, 0))
@@ -172,7 +172,7 @@ def _label(canvas: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int
 
 
 def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of one height in a row, with white between them."""
+    """Pictures of the same height in a row, with white between them."""
     gap = np.full((pictures[0].shape[0], GAP, 3), 255, np.uint8)
     parts = [part for picture in pictures for part in (picture, gap)][:-1]
     return np.concatenate(parts, 1)
@@ -181,7 +181,7 @@ def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
 def draw_mistakes(
     evaluation: Evaluation, scenes: Scenes, wrong: Sequence[Mistake], across: int = 4
 ) -> Figure:
-    """Crops around mistakes: the detection drawn through, the nearest object dashed.
+    """Crops around mistakes: the detection solid, the nearest object dashed.
 
     Raises:
         ValueError: no mistakes.
@@ -244,10 +244,10 @@ def _frame(axes, box: Sequence[float], colour: str, dashes: str) -> None:
 
 
 def read_truth(evaluation: Evaluation, scene: dict) -> np.ndarray:
-    """(H, W) labels as the test saw them; what is unlabelled has ``ignore_index``.
+    """(H, W) labels as the test saw them; unlabelled pixels have ``ignore_index``.
 
     Raises:
-        FileNotFoundError: not there, or no image.
+        FileNotFoundError: missing, or not an image.
     """
     labels = cv2.imread(scene["truth"], cv2.IMREAD_UNCHANGED)
     if labels is None:
@@ -263,7 +263,7 @@ def read_truth(evaluation: Evaluation, scene: dict) -> np.ndarray:
 
 
 def label_picture(evaluation: Evaluation, scene: dict, side: int = 320) -> np.ndarray:
-    """Truth, prediction, and the pixels that are wrong, over the image."""
+    """Truth, prediction, and the wrong pixels, over the image."""
     truth = shrink(read_truth(evaluation, scene).astype(np.uint16), side, labels=True)
     found = cv2.imread(str(evaluation.folder / scene["prediction"]), cv2.IMREAD_UNCHANGED)
     found = shrink(found.astype(np.uint16), side, labels=True)

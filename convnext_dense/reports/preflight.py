@@ -1,11 +1,11 @@
-"""The arithmetic of a preflight, and its report: what a run will take, and what stands in its way."""
+"""The arithmetic of a preflight, and its report: what a run needs, and what prevents it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 GIB = 2**30
-USABLE = 0.9  # of the free memory: fragmentation, other batches and whoever else is there take the rest
-NAMED = 8  # files named of each kind of fault
+USABLE = 0.9  # share of the free memory: the rest is for fragmentation, other batches and other processes
+NAMED = 8  # files named per kind of fault
 
 
 # ---------------------------------------------------------------------------------------------- memory
@@ -23,10 +23,10 @@ class Line(NamedTuple):
 
 
 def memory_line(measured: Mapping[int, int]) -> Line | None:
-    """The line through the smallest and the largest batch measured.
+    """Fit a line through the smallest and the largest batch measured.
 
     Args:
-        measured: images -> bytes that the step took beside what was there before.
+        measured: images -> additional bytes that the step took.
 
     Returns:
         ``None`` where memory does not grow with the batch, or only one batch was measured.
@@ -35,7 +35,7 @@ def memory_line(measured: Mapping[int, int]) -> Line | None:
     if small == large:
         return None
     per_image = (measured[large] - measured[small]) / (large - small)
-    # what a step takes cannot be less than nothing: then all of it belongs to the images
+    # the fixed part cannot be negative: then all of it belongs to the images
     fixed = measured[small] - per_image * small
     if per_image <= 0:
         return None
@@ -54,11 +54,11 @@ class Pace(NamedTuple):
     """Seconds that the parts of a run take, on one of its processes.
 
     Attributes:
-        largest: training on a batch of the largest shape.
+        largest: seconds to train on a batch of the largest shape.
         share: area of a usual batch as a share of the largest's.
-        loading: until the workers have the next batch.
-        overlap: whether batches are loaded while others are trained on.
-        image: one validation image.
+        loading: seconds until the workers have the next batch.
+        overlap: whether batches are loaded during training on others.
+        image: seconds for one validation image.
     """
 
     largest: float
@@ -68,24 +68,24 @@ class Pace(NamedTuple):
     image: float = 0.0
 
     def batch(self, share: float) -> float:
-        """Training on a batch of ``share`` of the largest area, and waiting for it."""
+        """Seconds to train on a batch of ``share`` of the largest area, and to wait for it."""
         training = self.largest * share
         return max(training, self.loading) if self.overlap else training + self.loading
 
     @property
     def starved(self) -> bool:
-        """Whether a usual batch is waited for longer than it is trained on."""
+        """Whether waiting for a usual batch takes longer than training on it."""
         return self.loading > self.largest * self.share
 
 
 class Length(NamedTuple):
-    """How long a run is.
+    """Length of a run.
 
     Attributes:
         steps: optimizer steps left.
-        accumulate: batches of a step.
-        evaluations: how many.
-        val_images: images of each on one process.
+        accumulate: batches per step.
+        evaluations: number of evaluations.
+        val_images: images of each evaluation on one process.
     """
 
     steps: int
@@ -122,10 +122,10 @@ class Disk(NamedTuple):
     """Checkpoints of a run.
 
     Attributes:
-        whole: bytes of a checkpoint to go on from.
-        weights: bytes of one without the optimizer, as the best is kept.
-        regular: checkpoints to go on from that stay; the recent one counts.
-        best: checkpoints of best metrics.
+        whole: bytes of a checkpoint to resume from.
+        weights: bytes of one without the optimizer, as for the best.
+        regular: kept checkpoints to resume from, including the recent one.
+        best: number of checkpoints of best metrics.
     """
 
     whole: int
@@ -135,18 +135,18 @@ class Disk(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Bytes at the worst moment: a new checkpoint is whole before an old one goes."""
+        """Peak bytes: a new checkpoint is complete before an old one is removed."""
         return (self.regular + 1) * self.whole + self.best * self.weights
 
 
 def regular_checkpoints(length: int, interval: int, keep: int, recent: bool, last: bool = True) -> int:
-    """Checkpoints to go on from that lie on disk at the end, or just before it.
+    """Number of checkpoints to resume from on disk at the end, or just before it.
 
     Args:
         length: epochs or steps of the run.
-        interval: of them from one checkpoint to the next; 0 or less for none.
-        keep: how many stay; 0 or less for all.
-        recent: whether a checkpoint by time is there until the end.
+        interval: epochs or steps between checkpoints; 0 or less for none.
+        keep: how many are kept; 0 or less for all.
+        recent: whether a checkpoint by time exists until the end.
         last: whether the end of the run is saved in any case.
     """
     written = length // interval if interval > 0 else 0
@@ -156,7 +156,7 @@ def regular_checkpoints(length: int, interval: int, keep: int, recent: bool, las
 
 
 def gib(size: float) -> str:
-    """Bytes in GiB, or MiB below a tenth of one."""
+    """Bytes in GiB, or in MiB below 0.1 GiB."""
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
@@ -164,10 +164,10 @@ def gib(size: float) -> str:
 
 
 class Report:
-    """Lines as they become known, and the problems among them.
+    """Prints lines as they become known, and collects problems.
 
     Args:
-        tell: prints a line; processes other than the first have one that does not.
+        tell: function that prints a line; on processes other than the first it does nothing.
     """
 
     def __init__(self, tell: Callable[[str], None] = print) -> None:
@@ -176,23 +176,23 @@ class Report:
         self.warnings: list[str] = []
 
     def say(self, topic: str, text: str, mark: str = "") -> None:
-        """One line of the report."""
+        """Print one line of the report."""
         self.tell(f"{mark:<8}{topic:<12} {text}".rstrip())
 
     def problem(self, topic: str, text: str, files: Mapping[str, str] | None = None) -> None:
-        """What stops the run or spoils it; ``text`` has the remedy."""
+        """Report what stops the run or spoils it; ``text`` has the remedy."""
         self.problems.append(f"{topic}: {text}")
         self.say(topic, text, "PROBLEM")
         self._name(files or {})
 
     def warn(self, topic: str, text: str, files: Mapping[str, str] | None = None) -> None:
-        """What the run gets over."""
+        """Report a fault that does not stop the run."""
         self.warnings.append(f"{topic}: {text}")
         self.say(topic, text, "warning")
         self._name(files or {})
 
     def _name(self, files: Mapping[str, str]) -> None:
-        """The files behind the first, which the line before has named."""
+        """Print the files after the first, which the line before has named."""
         others = sorted(files.items())[1:]
         for path, detail in others[: NAMED - 1]:
             self.say("", f"  {path}" + (f" ({detail})" if detail else ""))
@@ -205,7 +205,7 @@ class Report:
         return not self.problems
 
     def verdict(self) -> str:
-        """The last line, or one line a problem."""
+        """Print the last line, or one line per problem."""
         warned = f", {_count(self.warnings, 'warning')}" if self.warnings else ""
         if self.ready:
             return f"ready{warned}"

@@ -1,6 +1,6 @@
-"""What each step of the roadmap costs a dense-prediction user: measurements, table and figure.
+"""Costs of each step of the roadmap for dense prediction: measurements, table and figure.
 
-The accuracy is the paper's; all else is counted or measured where the report runs.
+The accuracy is the paper's; all else is counted or measured on this machine.
 """
 
 import os
@@ -28,8 +28,8 @@ from convnext_dense.models.roadmap import STEPS, Roadmap, Step
 from convnext_dense.results import paper
 from convnext_dense.support.system import device_name
 
-ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, and not in the steps behind them
-PAPER_SIZE = 224  # pixels a side, at which the paper counts MACs
+ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, but not part of the later steps
+PAPER_SIZE = 224  # pixels per side at which the paper counts MACs
 PUBLISHED = dict(zip(STEPS, paper.ROADMAP, strict=True))
 """The paper's label, accuracy and MACs of every step."""
 
@@ -38,7 +38,7 @@ class StepCost(NamedTuple):
     """One row of the report.
 
     Attributes:
-        name: of the step.
+        name: name of the step.
         macs: multiply-accumulates with a 1000-way classifier at 224x224, as the paper counts.
         params: parameters of the backbone with all four levels.
         saved_bytes: activations kept for the backward pass.
@@ -53,12 +53,12 @@ class StepCost(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Rows in the roadmap's order and the conditions under which they were measured.
+    """Rows in the roadmap's order and the conditions of the measurement.
 
     Attributes:
-        conditions: one line.
-        memory_size: (height, width) of the image of ``saved_bytes``; batch 1.
-        rows: one a step.
+        conditions: conditions in one line.
+        memory_size: (height, width) of the image for ``saved_bytes``; batch 1.
+        rows: one row per step.
     """
 
     conditions: str
@@ -129,7 +129,7 @@ def measure(
 
 
 def conditions(device: str, repeats: int) -> str:
-    """Hardware, threads, precision, versions and how often, in one line."""
+    """Hardware, threads, precision, versions and repeats in one line."""
     where = device_name(device)
     if not device.startswith("cuda"):
         where += f", {torch.get_num_threads()} thread{'s'[: torch.get_num_threads() > 1]}"
@@ -166,10 +166,10 @@ def format_markdown(report: Report) -> str:
 
 
 def replace_table(text: str, table: str) -> str:
-    """``text`` with what stands between its two ``roadmap table`` comments replaced.
+    """Replace the text between the two ``roadmap table`` comments of ``text``.
 
     Raises:
-        ValueError: the comments are not there.
+        ValueError: the comments are missing.
     """
     begin, end = "<!-- roadmap table: begin -->\n", "<!-- roadmap table: end -->"
     before, found, rest = text.partition(begin)
@@ -181,14 +181,14 @@ def replace_table(text: str, table: str) -> str:
 
 # --------------------------------------------------------------------------------------------- figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart too, and which differ in grey
+# Okabe and Ito's colours: colour-blind readers can distinguish them, and they differ in grey
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#444444"
 _TEXT = 8
 _ON_WHITE = dict(facecolor="white", edgecolor="none", pad=0.6)  # the dashed line stops at a label
 
 
 def plot_report(path: str | Path, report: Report) -> None:
-    """One row a step as in the paper's figure; panels of accuracy, MACs, latency and kept activations.
+    """Draw one row per step as in the paper's figure; panels of accuracy, MACs, latency and kept activations.
 
     Args:
         path: file to write; its suffix chooses the format.
@@ -225,7 +225,7 @@ def plot_report(path: str | Path, report: Report) -> None:
 
 
 def _dots(axes: Axes, steps: Sequence[Step]) -> None:
-    """Accuracy; dots, because bars would have to start at zero."""
+    """Draw accuracy as dots, because bars would have to start at zero."""
     accuracies = [PUBLISHED[step.name].top1 for step in steps]
     path = [(PUBLISHED[step.name].top1, i) for i, step in enumerate(steps) if step.name not in ALTERNATIVES]
     axes.axvline(accuracies[0], color=_GREY, lw=0.8, ls="--")
@@ -258,7 +258,7 @@ def _bars(axes: Axes, steps: Sequence[Step], values: Sequence[float], colour: st
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write by way of a temporary neighbour; without date and random ids, so that reports repeat exactly."""
+    """Write atomically, without date and random ids, so that reports repeat exactly."""
     suffix = path.suffix.removeprefix(".")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")

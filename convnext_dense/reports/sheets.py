@@ -1,6 +1,6 @@
 """Pictures from records: training curves, and predictions beside their ground truth.
 
-Everything here reads plain arrays and JSON lines, and writes one image file; nothing is shown on a screen.
+Everything here reads plain arrays and JSON lines, and writes one image file; nothing is shown on the screen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from convnext_dense.errors import ArgumentError
 from convnext_dense.support.files import replacing
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-"""Okabe and Ito's palette, which the colour-blind tell apart too; it repeats for further classes."""
+"""Okabe and Ito's palette, for colour-blind readers too; it repeats for further classes."""
 
 BACKGROUND = "#DDDDDD"
 PAIRS_A_ROW = 4
@@ -48,7 +48,7 @@ def read_scalars(work_dir: str | Path) -> list[dict]:
     """Records of the newest run that mmengine logged below ``work_dir``, in their order.
 
     Raises:
-        FileNotFoundError: no ``vis_data/scalars.json`` there.
+        FileNotFoundError: no ``vis_data/scalars.json`` found.
     """
     found = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))  # folders are named by their time
     if not found:
@@ -69,7 +69,7 @@ def loss_curves(records: Sequence[Mapping]) -> dict[str, tuple[list[int], list[f
 
 
 def plot_training(path: str | Path, runs: Mapping[str, Sequence[Mapping]]) -> None:
-    """One panel of losses for each of ``runs`` (title -> records of `read_scalars`).
+    """Draw one panel of losses for each of ``runs`` (title -> records of `read_scalars`).
 
     Raises:
         ValueError: no runs, or one without a logged loss.
@@ -103,7 +103,7 @@ def detection_sheet(
     predictions: Sequence[Sequence[Instance]],
     classes: Sequence[str],
 ) -> None:
-    """Masks, boxes and scores of each image beside its ground truth.
+    """Draw masks, boxes and scores of each image beside its ground truth.
 
     Args:
         path: file to write.
@@ -130,7 +130,7 @@ def segmentation_sheet(
     predictions: Sequence[np.ndarray],
     classes: Sequence[str],
 ) -> None:
-    """Label maps of each image, laid over it, beside the ground truth.
+    """Draw the label maps of each image over it, beside the ground truth.
 
     Args:
         path: file to write.
@@ -215,7 +215,7 @@ def _draw_instance(axes: Axes, instance: Instance, classes: Sequence[str]) -> No
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write ``figure`` whole or not at all; the suffix of ``path`` chooses the format.
+    """Write ``figure`` atomically; the suffix of ``path`` chooses the format.
 
     Without dates and random ids, so that the same records give the same file.
     """

@@ -1,4 +1,4 @@
-"""The published numbers as data: every row of the tables that this toolkit answers to.
+"""The published numbers as data: every row of the tables that this toolkit reproduces.
 
 Liu et al., "A ConvNet for the 2020s", CVPR 2022, with parameters and weights as
 printed beside the released models; and of Woo et al., "ConvNeXt V2", CVPR 2023, the
@@ -25,12 +25,12 @@ class AP(NamedTuple):
 
 
 class CocoRow(NamedTuple):
-    """Table 3: COCO val2017, 3x schedule, one scale of (1333, 800); V2 says one scale, not which.
+    """Table 3: COCO val2017, 3x schedule, one scale of (1333, 800); V2 says one scale, but not which.
 
     Attributes:
-        name: the recipe's.
-        macs_g: at 1280x800, 1000 proposals through every box head, 100 RoIs through every mask head.
-        fps: on one A100, batch 1.
+        name: name of the recipe.
+        macs_g: MACs at 1280x800, 1000 proposals through every box head, 100 RoIs through every mask head.
+        fps: images per second on one A100, batch 1.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Ade20kRow(NamedTuple):
     """Table 4: ADE20K val, UperNet, 160k iterations.
 
     Attributes:
-        name: the recipe's.
+        name: name of the recipe.
         crop: side of the training crop in pixels; MACs are at crop x 4 crop.
-        miou: one scale, sliding window, in percent.
-        miou_ms: several scales and flip, whole images, in percent; V2 names scales only.
+        miou: mIoU at one scale, sliding window, in percent.
+        miou_ms: mIoU at several scales and flip, whole images, in percent; V2 names scales only.
     """
 
     name: str
@@ -102,9 +102,9 @@ class IsotropicRow(NamedTuple):
 
 
 class RoadmapStep(NamedTuple):
-    """Figure 2, ResNet-50 / Swin-T regime: one step with those before it; kernel sizes are alternatives.
+    """Figure 2, ResNet-50 / Swin-T regime: each step includes those before it; kernel sizes are alternatives.
 
-    MACs are rounded and read off the figure; how it counts norms is not said.
+    MACs are rounded, as in the figure; it does not say how it counts norms.
     """
 
     step: str
@@ -127,7 +127,7 @@ def swin(file: str) -> str:
     return f"https://github.com/SwinTransformer/storage/releases/download/{file}.pth"
 
 
-# Released models, trained to the end, by row. Where a recipe starts from is in its config.
+# Released fully trained models, by row. The initial weights of a recipe are in its config.
 WEIGHTS: dict[str, str] = {
     "mask_rcnn/swin_t_3x": swin("v1.0.2/mask_rcnn_swin_tiny_patch4_window7"),
     "mask_rcnn/convnext_t_3x": facebook("coco/mask_rcnn_convnext_tiny_1k_3x"),
@@ -293,7 +293,7 @@ def find_row(name: str) -> Row:
     """Row by name, such as ``cascade/convnext_b_3x`` or ``imagenet/convnext_t_224``.
 
     Raises:
-        KeyError: no such row; the message lists the near ones.
+        KeyError: no such row; the message lists similar names.
     """
     if name not in ROWS:
         near = difflib.get_close_matches(name, ROWS, n=3) or list(ROWS)

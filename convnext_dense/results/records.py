@@ -1,4 +1,4 @@
-"""Measurements as records, one JSON object a line in ``results/*.jsonl``, and their distance from the paper.
+"""Measurements as records, one JSON object per line in ``results/*.jsonl``, compared with the paper.
 
 A record says what was measured (row, config, checkpoint, data), under which conditions, and the figures in
 percent. Figures of a part of a data set are never put beside the paper's.
@@ -18,7 +18,7 @@ from convnext_dense.support.text_tables import aligned
 
 try:
     import fcntl
-except ImportError:  # Windows: one write to a file opened for appending has to do
+except ImportError:  # Windows: one write to a file opened for appending must be enough
     fcntl = None
 
 TOLERANCE = {"box AP": 0.2, "mask AP": 0.2, "mIoU": 0.3}
@@ -54,10 +54,10 @@ class Difference(NamedTuple):
 
 
 def append_record(path: str | Path, record: Mapping) -> None:
-    """Add one line to ``path``, whole or not at all.
+    """Append one line to ``path`` atomically.
 
-    The line goes out in one write to a locked file opened for appending, so two runs do not mix. Half a
-    line that an earlier loss of power left behind is closed first, and :func:`read_records` passes over it.
+    The line is one write to a locked file opened for appending, so two runs do not mix. Half a line
+    that an earlier loss of power left is ended first, and :func:`read_records` skips it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,11 +80,11 @@ def read_records(folder: str | Path, kind: str | None = None) -> list[dict]:
     """Records of every ``*.jsonl`` of ``folder`` in the order of their writing; none if there is no folder.
 
     Args:
-        folder: where records were appended.
+        folder: folder of the records.
         kind: only records of this ``kind``, such as ``accuracy``.
 
     Raises:
-        ResultsError: a line that is no JSON object, unless it looks cut off.
+        ResultsError: a line is not a JSON object, unless it looks cut off.
     """
     records = []
     for path in sorted(Path(folder).glob("*.jsonl")):
@@ -105,7 +105,7 @@ def read_records(folder: str | Path, kind: str | None = None) -> list[dict]:
 
 
 def find_record(records: Iterable[Mapping], wanted: Mapping) -> Mapping | None:
-    """The newest record that agrees with ``wanted`` in every entry, looking into nested ones."""
+    """The newest record that agrees with ``wanted`` in every entry, including nested ones."""
     found = None
     for record in records:
         if _agrees(record, wanted):
@@ -124,10 +124,10 @@ def _agrees(record: Mapping, wanted: Mapping) -> bool:
 
 
 def read_latencies(records: Iterable[Mapping]) -> tuple[dict[str, float], str]:
-    """Row -> measured latency of one image through the whole model in ms, and under which conditions.
+    """Row -> measured latency of one image through the whole model in ms, and the conditions.
 
-    Of speed records (see :mod:`convnext_dense.bench.timing`), those of the newest one's device, precision
-    and size count; of several contenders of a row that are ours, the fastest.
+    Only speed records (see :mod:`convnext_dense.bench.timing`) with the device, precision and size of the
+    newest one count; of several contenders of a row that are ours, the fastest.
     """
     wanted = {"part": "model", "pass": "inference", "batch": 1}
     known = [
@@ -179,17 +179,17 @@ ADE20K_VAL = dict(images=2000, classes=150)
 def dataset_entry(
     task: Task, folder: str, images: int, classes: int, objects: int | None, names: Sequence[str]
 ):
-    """What a record says of its data; the paper's val sets are known by their counts and file names.
+    """The data entry of a record; the paper's val sets are recognised by counts and file names.
 
     Args:
-        task: what is judged on it.
+        task: task that is evaluated on it.
         folder: name of the data's folder.
-        images, classes: how many.
-        objects: annotated instances of a detection set.
+        images, classes: numbers of images and classes.
+        objects: number of annotated instances of a detection set.
         names: file names of the images.
 
     Returns:
-        name, images, full; a data set that is not whole is named so.
+        name, images, full; the name says if the data set is not whole.
     """
     if task == "detection":
         full = dict(images=images, objects=objects, classes=classes) == COCO_VAL
@@ -206,8 +206,8 @@ def published_metrics(row: paper.Row | None, tta: bool) -> dict[str, float | Non
     """Figures of a row's table in percent by their names in records; ``None`` is not published.
 
     Args:
-        row: of COCO or ADE20K; others, and ``None``, have no such figures.
-        tta: several scales and flip, which the tables have for ADE20K alone.
+        row: a row of COCO or ADE20K; others, and ``None``, have no such figures.
+        tta: whether at several scales and flip, which the tables have for ADE20K only.
     """
     if isinstance(row, paper.CocoRow) and not tta:
         kinds = (("box", row.box), ("mask", row.mask))
@@ -222,7 +222,7 @@ def published_metrics(row: paper.Row | None, tta: bool) -> dict[str, float | Non
 
 
 def compare(record: Mapping, tolerance: Mapping[str, float] = TOLERANCE) -> list[Difference]:
-    """Figures of an accuracy record beside those of its row.
+    """Compare the figures of an accuracy record with those of its row.
 
     Only the paper's whole val set is compared: on other data every ``paper`` is ``None``.
 

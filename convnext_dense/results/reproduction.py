@@ -1,6 +1,6 @@
-"""Released checkpoints against the published figures: the plan, the verdict on each test, and their tables.
+"""Released checkpoints against the published figures: the plan, the verdict on each test, and tables.
 
-Plain values in and out; :mod:`convnext_dense.mm.bench.reproduce` looks at the disk and runs the tests.
+Plain values in and out; :mod:`convnext_dense.mm.bench.reproduce` reads the disk and runs the tests.
 """
 
 import difflib
@@ -17,11 +17,11 @@ from convnext_dense.results.tables import markdown
 from convnext_dense.support.text_tables import aligned
 
 REPRODUCED = 0.1
-"""Percent points within which a released checkpoint gives its published figure.
+"""Percent points within which a released checkpoint counts as reproducing its published figure.
 
-The weights and the protocol are the published ones, so nothing is left to chance as in a training. The
+The weights and the protocol are the published ones, so there is no randomness as in training. The
 published figure is rounded, which hides up to 0.05 points; other versions of pycocotools and of the libraries
-that decode and resize images (OpenCV, Pillow) move the second digit.
+that decode and resize images (OpenCV, Pillow) change the second decimal.
 """
 
 Part = Literal["recipe", "data", "checkpoint"]
@@ -38,7 +38,7 @@ class Planned(NamedTuple):
     Attributes:
         row: name of the row.
         tta: several scales and flip instead of one scale.
-        lacks: what is not on disk.
+        lacks: things that are not on disk.
         expected: missing files and folders of the data, as paths.
         recorded: whether an earlier call measured it.
     """
@@ -51,7 +51,7 @@ class Planned(NamedTuple):
 
     @property
     def state(self) -> State:
-        """What happens to it."""
+        """The state of the test."""
         if self.lacks:
             return "not on disk"
         return "recorded" if self.recorded else "will run"
@@ -63,9 +63,9 @@ class Verdict(NamedTuple):
     Attributes:
         row: name of the row.
         tta: several scales and flip instead of one scale.
-        outcome: what came out.
-        reason: why, in one line, where the figures do not say it.
-        figures: the judged ones, measured beside published.
+        outcome: result of the test.
+        reason: reason in one line, where the figures do not show it.
+        figures: judged figures, measured and published.
     """
 
     row: str
@@ -93,13 +93,13 @@ def released_rows() -> list[str]:
 
 
 def select_rows(patterns: Sequence[str] | None) -> list[str]:
-    """Released rows by shell patterns, of their names with or without the folder.
+    """Released rows whose names, with or without the folder, match shell patterns.
 
     Args:
         patterns: such as ``upernet/*`` or ``convnext_t_3x``; ``None`` selects all ConvNeXt rows.
 
     Raises:
-        ValueError: a pattern that no released row matches; the near names are listed.
+        ValueError: a pattern that no released row matches; similar names are listed.
     """
     rows = released_rows()
     if patterns is None:
@@ -126,7 +126,7 @@ def published_tests(row: str, tta: bool) -> list[bool]:
 
     Args:
         row: name of the row.
-        tta: whether several scales are asked for, too.
+        tta: whether several scales are requested, too.
     """
     return [several for several in (False, True)[: 1 + tta] if published_figures(row, several)]
 
@@ -135,7 +135,7 @@ def published_tests(row: str, tta: bool) -> list[bool]:
 
 
 def format_plan(tests: Sequence[Planned]) -> str:
-    """The plan as aligned text: row, test, published figures, checkpoint, and what happens to it."""
+    """The plan as aligned text: row, test, published figures, checkpoint, and the state."""
     states = Counter(test.state for test in tests)
     table = [("row", "test", "published", "checkpoint", "")]
     for test in tests:
@@ -151,7 +151,7 @@ def format_missing(tests: Sequence[Planned], folders: Sequence[str]) -> str:
 
     Args:
         tests: the plan.
-        folders: where checkpoints were looked for; the first is where to put them.
+        folders: folders that were searched for checkpoints; new ones belong in the first.
     """
     urls = dict.fromkeys(paper.WEIGHTS[test.row] for test in tests if "checkpoint" in test.lacks)
     paths = dict.fromkeys(path for test in tests for path in test.expected)
@@ -169,7 +169,7 @@ def first_step(tests: Sequence[Planned], folder: str) -> str:
 
     Args:
         tests: a plan in which every test lacks something; the one that lacks least is chosen.
-        folder: where checkpoints belong.
+        folder: folder for checkpoints.
     """
     test = min(tests, key=lambda test: len(test.lacks))
     steps = []
@@ -190,7 +190,7 @@ def judge(test: Planned, record: Mapping | None = None, failure: str | None = No
     Args:
         test: the test, with what it lacks.
         record: its accuracy record, if it was measured.
-        failure: why it could not be measured, in one line.
+        failure: reason why it could not be measured, in one line.
     """
     if test.lacks:
         return Verdict(test.row, test.tta, "not on disk", f"no {' and no '.join(test.lacks)}")
@@ -211,11 +211,11 @@ def judge(test: Planned, record: Mapping | None = None, failure: str | None = No
 
 
 def exit_code(outcomes: Iterable[Outcome], smoke_test: bool = False) -> int:
-    """0: every measured row is reproduced; 1: some differ, failed or are not whole; 2: nothing was measured.
+    """Exit status. 0: all measured rows are reproduced; 1: some differ, failed or are partial; 2: none.
 
     Args:
-        outcomes: of all tests; what is not on disk, or not yet measured, does not count.
-        smoke_test: a few images of each row were asked for, so rows on a part of the data are as expected.
+        outcomes: outcomes of all tests; those not on disk or not yet measured do not count.
+        smoke_test: whether only a few images of each row were requested; part of the data is then expected.
     """
     counts = Counter(outcomes)
     bad = counts["differs"] + counts["failed"] + (0 if smoke_test else counts["not the whole val set"])
@@ -225,27 +225,27 @@ def exit_code(outcomes: Iterable[Outcome], smoke_test: bool = False) -> int:
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as aligned text, and a line with how many there are of each."""
+    """The verdicts as aligned text, and a line with their counts."""
     table = [("row", "test", "published", "measured", "difference", "verdict")]
     return f"{aligned([*table, *(_cells(verdict) for verdict in verdicts)])}\n{format_counts(verdicts)}"
 
 
 def format_counts(verdicts: Sequence[Verdict]) -> str:
-    """How many tests ended how, and what counts as reproduced."""
+    """Counts of the outcomes, and the tolerance."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     return f"{', '.join(f'{n} {outcome}' for outcome, n in counts.items())} (tolerance: {REPRODUCED} points)"
 
 
 def summary(verdicts: Sequence[Verdict], records: Mapping[tuple[str, bool], Mapping], time: str) -> dict:
-    """The verdicts for a program to read.
+    """The verdicts in machine-readable form.
 
     Args:
-        verdicts: of all tests.
-        records: (row, tta) -> accuracy record, of what was measured.
-        time: when the command wrote this.
+        verdicts: verdicts of all tests.
+        records: (row, tta) -> accuracy record of the measured tests.
+        time: time of writing.
 
     Returns:
-        time, tolerance in percent points, and one entry a test.
+        time, tolerance in percent points, and one entry per test.
     """
     entries = []
     for verdict in verdicts:
@@ -285,7 +285,7 @@ def page(verdicts: Sequence[Verdict], time: str) -> str:
 
 
 def how_tested(tta: bool) -> str:
-    """How images are tested."""
+    """The name of the test: one scale, or several with flip."""
     return "several scales + flip" if tta else "one scale"
 
 

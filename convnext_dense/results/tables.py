@@ -12,14 +12,14 @@ BEGIN = "<!-- models: begin (written by make tables) -->"
 END = "<!-- models: end -->"
 NOT_YET = "not yet measured"
 SHOWN = ("box AP", "mask AP", "mIoU")
-"""What a record is shown by."""
+"""The figures that are shown for a record."""
 
 
 def replace_section(text: str, section: str) -> str:
-    """``text`` with what stands between the two comments replaced.
+    """Replace the text between the two comments of ``text``.
 
     Raises:
-        ValueError: the comments are not there.
+        ValueError: the comments are missing.
     """
     before, found, rest = text.partition(BEGIN)
     _, closed, after = rest.partition(END)
@@ -48,7 +48,7 @@ def models_page(records: Sequence[Mapping]) -> str:
     parts = [
         "# Models",
         "<!-- written by `make tables` from convnext_dense/results/paper.py and results/; do not edit -->",
-        "AP, mIoU, top-1, MACs and frames a second (one A100, batch 1) are *published*; so are the",
+        "AP, mIoU, top-1, MACs and frames per second (one A100, batch 1) are *published*; so are the",
         "parameters, in millions. The column *here* is what `tools/benchmark.py accuracy ROW` measured",
         "with this toolkit on the whole val set, with the difference from the paper; **bold** is outside the",
         "tolerance of 0.2 AP or 0.3 mIoU. MACs are in 1e9: at 1280x800 for detection, at crop x 4 crop for",
@@ -83,7 +83,7 @@ def models_page(records: Sequence[Mapping]) -> str:
 
 
 def coco_table(rows: Iterable[paper.CocoRow], records: Sequence[Mapping], configs: str) -> str:
-    """One line a row; ``configs`` is the way to the folder of the recipes."""
+    """One line per row; ``configs`` is the path to the folder of the recipes."""
     head = (
         "method",
         "backbone",
@@ -115,7 +115,7 @@ def coco_table(rows: Iterable[paper.CocoRow], records: Sequence[Mapping], config
 
 
 def ade20k_table(rows: Iterable[paper.Ade20kRow], records: Sequence[Mapping], configs: str) -> str:
-    """One line a row; ``ms`` is several scales and flip."""
+    """One line per row; ``ms`` is several scales and flip."""
     head = (
         "backbone", "pretrained", "crop", "mIoU", "mIoU ms", "here", "here ms", "params", "MACs", "files"
     )  # fmt: skip
@@ -157,7 +157,7 @@ def imagenet_table(rows: Iterable[paper.ImageNetRow | paper.IsotropicRow]) -> st
 
 
 def own_table(records: Sequence[Mapping], configs: str) -> str:
-    """Recipes that are no row of a table; what was measured with them on the whole val set."""
+    """Recipes that are not a row of a table, with measurements on the whole val set."""
     names = [name for name in list_configs() if name not in paper.ROWS and not name.startswith("demo/")]
     lines = [(f"`{name}`", measured(name, records, tta=False), files(name, configs)) for name in names]
     return markdown(("recipe", "here", "files"), lines, numbers=())
@@ -183,7 +183,7 @@ def partial_table(records: Sequence[Mapping]) -> str:
 
 
 def measured(name: str, records: Iterable[Mapping], tta: bool) -> str:
-    """What the newest record of a recipe on the whole val set says, or that there is none."""
+    """The figures of a recipe's newest record on the whole val set, or a note that there is none."""
     found = None
     for record in records:
         if (
@@ -206,7 +206,7 @@ def _figure(line: Difference) -> str:
 
 
 def files(name: str, configs: str) -> str:
-    """Links to a row's config and released weights; the file behind a link that is not there is left out."""
+    """Links to a row's config and released weights; files that do not exist are left out."""
     links = []
     if name in list_configs():
         links.append(f"[config]({configs}/{name}.py)")
@@ -216,7 +216,7 @@ def files(name: str, configs: str) -> str:
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], numbers: Iterable[int]) -> str:
-    """A table; columns ``numbers`` are set to the right."""
+    """A table; columns ``numbers`` are right-aligned."""
     right = set(numbers)
     rule = ["---:" if i in right else "---" for i in range(len(head))]
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
@@ -230,7 +230,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def generated(root: Path, records: Sequence[Mapping]) -> dict[Path, str]:
-    """The files below ``root`` that hold model tables, as they should read.
+    """The files below ``root`` that hold model tables, with their expected text.
 
     Raises:
         ValueError: the README has no place for its table.

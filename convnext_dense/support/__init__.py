@@ -1,6 +1,6 @@
-"""Room of helpers that know nothing of ConvNeXt.
+"""Helpers that do not depend on ConvNeXt.
 
-``files`` (atomic writes), ``optional_packages`` (one gate for packages that may be absent), ``seeding``,
-``system`` (versions, devices, memory), ``modules`` (of PyTorch), ``text_tables``, ``command_line`` (which
-command a message names).
+``files`` (atomic writes), ``optional_packages`` (packages that may be absent), ``seeding``, ``system``
+(versions, devices, memory), ``modules`` (PyTorch modules), ``text_tables``, ``command_line`` (the command
+that a message names).
 """

@@ -1,4 +1,4 @@
-"""How this process was started, for messages that name a command to run next."""
+"""The command of this process, for messages that name a command to run next."""
 
 import sys
 
@@ -9,8 +9,8 @@ def command_for(subcommand: str, script: str | None = None) -> str:
     """``convnext-dense train`` in a process of that command, else ``python tools/train.py``.
 
     Args:
-        subcommand: as ``convnext-dense`` has it.
-        script: the file of ``tools/`` without its suffix, where it has another name.
+        subcommand: name of the subcommand of ``convnext-dense``.
+        script: file of ``tools/`` without its suffix, if it has another name.
     """
     if sys.argv[0].startswith(SCRIPT):
         return f"{SCRIPT} {subcommand}"

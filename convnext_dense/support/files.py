@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writes: readers see the old content or all of the new."""
 
 import contextlib
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
-    """A temporary neighbour to write to; it takes the place of ``path`` once the block ends well.
+    """Yield a temporary file beside ``path``; it replaces ``path`` if the block succeeds.
 
-    With ``sync`` the disk has all of it before: a power loss leaves the old or the new file, whole.
+    With ``sync`` it is on disk before that: a power loss leaves the complete old or new file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,9 +28,9 @@ def replacing(path: str | Path, sync: bool = False) -> Iterator[Path]:
 
 
 def _wait_for_disk(path: Path) -> None:
-    """Of a folder, its names."""
+    """Sync a file, or the names in a folder, to disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders, and writes names at once
+        return  # Windows cannot open folders, and writes names at once
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -39,11 +39,11 @@ def _wait_for_disk(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``path`` so that an interruption leaves the old file or none, never half of one."""
+    """Write ``path`` so that an interruption leaves the old file or none, never a part."""
     with replacing(path) as partial:
         partial.write_text(text)
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """As :func:`write_text`, with ``content`` as indented JSON."""
+    """Write ``content`` as indented JSON, atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Modules of PyTorch in general."""
+"""Helpers for PyTorch modules."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Packages that are used where they are installed: one gate for all of them."""
+"""Optional packages: one place to import them."""
 
 import importlib
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from convnext_dense.errors import MissingPackageError, reason
 
 
 def optional(name: str, purpose: str, package: str | None = None) -> ModuleType:
-    """An optional module; one that is installed but broken counts as absent.
+    """Import an optional module; one that is installed but broken counts as absent.
 
     Raises:
-        MissingPackageError: absent; the message has the command that installs it.
+        MissingPackageError: it is absent; the message has the command that installs it.
     """
     try:
         with without_compiled_torchvision():
@@ -29,10 +29,10 @@ def optional(name: str, purpose: str, package: str | None = None) -> ModuleType:
 
 @contextmanager
 def without_compiled_torchvision() -> Iterator[None]:
-    """Import what imports torchvision also where its wheel does not fit this build of torch.
+    """Allow imports of torchvision even if its wheel does not fit this build of torch.
 
-    A wheel for CUDA beside a torch without it has none of its operators; only the registration of
-    their stand-ins then fails, and no ConvNeXt uses them.
+    A wheel for CUDA with a torch without CUDA has none of its operators. Only the registration of
+    their fake versions then fails, and no ConvNeXt uses them.
     """
     register = torch.library.register_fake
 

@@ -1,8 +1,8 @@
-"""Random numbers that depend on where a run is, and not on how it got there.
+"""Random numbers that depend on the position in a run, not on its history.
 
-A run that is killed and resumed has to draw what the uninterrupted one draws. Instead of saving the state of
-every generator in every process, ours start anew from a key before each sample and before each step, so there
-is nothing to save, and neither the number of workers nor what they had prefetched matters.
+A run that is killed and resumed must draw the same numbers as an uninterrupted one. Instead of saving the
+state of every generator in every process, ours restart from a key before each sample and before each step,
+so there is nothing to save, and neither the number of workers nor what they had prefetched matters.
 """
 
 import random
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 SAMPLE, STEP = 0, 1
-"""First number of a key behind the seed: what the random numbers are for."""
+"""First number of a key after the seed: the purpose of the random numbers."""
 
 
 def seed_all(*key: int) -> None:

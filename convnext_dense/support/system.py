@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_UNKNOWN_FREE = 4 * 2**30  # bytes, where the system does not say
+_UNKNOWN_FREE = 4 * 2**30  # bytes, where the system does not report it
 
 
 def installed_version(package: str) -> str | None:
@@ -60,7 +60,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def used_memory(device: torch.device) -> int:
-    """Bytes of tensors on a GPU, or of this process on a CPU; 0 where the system does not say."""
+    """Bytes of tensors on a GPU, or of this process on a CPU; 0 where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     try:

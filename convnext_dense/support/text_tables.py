@@ -7,7 +7,7 @@ def aligned(rows: Sequence[Sequence[str]], columns: str = "l") -> str:
     """Rows of cells -> text with columns of equal width, two spaces apart.
 
     Args:
-        rows: as many cells in each.
+        rows: rows with the same number of cells.
         columns: ``l`` or ``r`` for each column; the last letter holds for all further ones.
     """
     table = list(zip(*rows, strict=True))

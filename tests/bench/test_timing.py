@@ -90,7 +90,7 @@ def test_half_of_what_the_others_keep(arch):
         assert ours <= share * saved_bytes(peer.to("meta"), image)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's peak")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a process's peak memory")
 def test_the_peak_is_above_what_was_used_before():
     before = torch.ones(32 * MIB // 4)
     peak = peak_bytes(lambda: torch.ones(64 * MIB // 4).sum(), torch.device("cpu"))

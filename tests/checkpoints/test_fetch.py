@@ -1,4 +1,4 @@
-"""Downloads end whole or not at all, and a source says in one line what it lacks."""
+"""A downloaded file appears only when complete; a source reports in one line what is missing."""
 
 import contextlib
 import hashlib
@@ -75,7 +75,7 @@ class Files(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     def send_hub_headers(self, path):
-        """What the library of the Hugging Face hub asks for: the commit, and why a file is not there."""
+        """Send what the library of the Hugging Face hub asks for: the commit, and why a file is missing."""
         _, found, revision = path.partition("/resolve/")
         if found:
             self.send_header("X-Repo-Commit", hashlib.sha1(revision.partition("/")[0].encode()).hexdigest())
@@ -140,7 +140,7 @@ def test_progress_without_tqdm_is_a_line_now_and_then(server, cache, monkeypatch
 
 
 @pytest.mark.parametrize("faults", [["cut"], ["unavailable"], ["cut", "cut", "unavailable"]])
-def test_an_interrupted_connection_goes_on_where_it_stopped(server, cache, faults):
+def test_an_interrupted_connection_continues_where_it_stopped(server, cache, faults):
     server.files["/w.pth"] = BODY
     server.faults = list(faults)
     assert fetch(f"{server.url}/w.pth", progress=False).read_bytes() == BODY
@@ -149,7 +149,7 @@ def test_an_interrupted_connection_goes_on_where_it_stopped(server, cache, fault
     assert names(cache) == ["w.pth", "w.pth.json"]
 
 
-def test_a_short_download_never_lands_and_is_resumed_later(server, cache):
+def test_a_short_download_is_not_stored_and_is_resumed_later(server, cache):
     server.files["/w.pth"] = BODY
     server.faults = ["cut"] * 20
     with pytest.raises(
@@ -186,12 +186,12 @@ def test_a_file_that_changed_on_the_server_starts_from_zero(server, cache):
         (b"\n <!DOCTYPE html><p>quota", "application/octet-stream", "web page"),
     ],
 )
-def test_what_is_no_file_never_lands(server, cache, content, kind, words):
+def test_what_is_no_file_is_not_stored(server, cache, content, kind, words):
     server.files["/w.pth"], server.types["/w.pth"] = content, kind
     with pytest.raises(CheckpointError, match=rf"cannot download {server.url}/w\.pth: .*{words}"):
         fetch(f"{server.url}/w.pth", progress=False)
     assert names(cache) == []
-    assert len(server.requests) == 1, "tried again in vain"
+    assert len(server.requests) == 1, "retried without need"
 
 
 def test_out_of_reach(server, cache):
@@ -263,7 +263,7 @@ def test_a_file_of_torch_hub_is_used_unless_it_is_another(server, cache):
     server.requests.clear()
     assert fetch(f"{server.url}/w.pth") == cache / "w.pth"
     assert fetch(f"{server.url}/w.pth") == cache / "w.pth"
-    assert [command for command, _, _ in server.requests] == ["HEAD"], "asked again, or loaded"
+    assert [command for command, _, _ in server.requests] == ["HEAD"], "requested again, or downloaded"
     (cache / "w.pth.json").unlink()
     assert fetch("http://127.0.0.1:9/w.pth") == cache / "w.pth"  # no network: as torch.hub does
     server.files["/w.pth"] = BODY[:1000]

@@ -1,4 +1,4 @@
-"""1000 damaged checkpoints: each ends in one clear line, or loads what its very bytes say."""
+"""1000 damaged checkpoints: each gives a one-line error or loads exactly what its bytes contain."""
 
 import collections
 import io
@@ -41,7 +41,7 @@ def serialised(state, kind):
     return data
 
 
-# ---- what the bytes say, read without the package and without torch.load
+# ---- what the bytes contain, read without the package and without torch.load
 
 
 def says_safetensors(data):
@@ -80,7 +80,7 @@ def says_legacy(data):
     storages = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
-        # torch compares the size in bytes modulo 2**64: the two highest bits of a count of floats say nothing
+        # torch compares the size in bytes modulo 2**64: the top two bits of a count of floats do not matter
         storages[key] = np.frombuffer(file.read(4 * count % 2**64), "<f4")
     return as_arrays(content, storages)
 
@@ -182,7 +182,7 @@ def test_damaged_files_end_in_one_line_or_load_exactly(tmp_path, kind):
             wanted = {**before, **{key: torch.from_numpy(value.copy()) for key, value in held.items()}}
         own = model.state_dict()
         assert own.keys() == wanted.keys(), where
-        assert all(torch.equal(own[key], wanted[key]) for key in own), f"{where}: {outcome}, yet other values"
+        assert all(torch.equal(own[key], wanted[key]) for key in own), f"{where}: {outcome}, but other values"
         counts[damage.__name__, outcome] += 1
         model.load_state_dict(before)
     print(

@@ -1,4 +1,4 @@
-"""Loading is exact: files that fit load whole, all others end in one clear line and change nothing."""
+"""Loading is exact: files that fit load completely; all others give a one-line error and change nothing."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Every naming that a library uses is recognised, loads whole, and survives a round trip."""
+"""Every naming that a library uses is recognised, loads completely, and survives a round trip."""
 
 import pytest
 import torch
@@ -188,6 +188,6 @@ def test_unknown_keys_raise(keys, words):
         rename(keys)
 
 
-def test_keys_beside_the_backbone_are_told_apart():
+def test_keys_beside_the_backbone_are_distinguished():
     renamed = rename(["backbone.downsample_layers.0.0.weight", "backbone.norm0.weight", "neck.a.weight"])
     assert renamed.beside == ("neck.a.weight",) and renamed.container == "backbone."

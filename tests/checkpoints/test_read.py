@@ -1,4 +1,4 @@
-"""Checkpoints of every layout give the exact tensors; everything else one line, and no code runs."""
+"""Checkpoints of every layout give the exact tensors; all else gives a one-line error, and no code runs."""
 
 import argparse
 import collections
@@ -35,7 +35,7 @@ def write(path, content, legacy=False, **options):
 
 
 def repacked(path, out, change):
-    """The zip ``path`` written anew by another library, with ``change(records)`` applied."""
+    """The zip ``path`` rewritten by another library, with ``change(records)`` applied."""
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     change(records)
@@ -136,7 +136,7 @@ def test_a_small_file_that_claims_a_huge_tensor_costs_nothing(tmp_path):
 
 
 class Allocates:
-    """Pickles as a call that would reserve memory for nothing."""
+    """Pickled as a call that would reserve memory without need."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -443,7 +443,7 @@ def test_a_whole_module_and_other_protocols_are_refused(tmp_path):
     refused(tmp_path / "d.pkl", r"a pickle that torch\.save did not write")
 
 
-def test_torch_s_advice_to_load_unsafely_never_gets_through():
+def test_torch_s_advice_to_load_unsafely_is_never_shown():
     page = (
         "Weights only load failed. Re-running `torch.load` with `weights_only` set to `False` will likely "
         "succeed.\nPlease file an issue\n WeightsUnpickler error: Unsupported global: GLOBAL a.b was not an "
@@ -495,12 +495,12 @@ def test_a_record_marked_as_a_folder(tmp_path, monkeypatch):
     wanted = torch.load(path)["x"]
     marked_as_folder(path)
     refused(path, "is damaged: record w/data/0 is marked as a folder")
-    # the second net, for what the first does not know of
+    # the second check, for what the first one misses
     monkeypatch.setattr(safe_pickle, "_FOLDER", 0)
     try:
-        same = torch.equal(read_state_dict(path)["x"], wanted)  # a torch that reads it all the same
+        same = torch.equal(read_state_dict(path)["x"], wanted)  # a torch version that reads it anyway
     except CheckpointError as error:
-        assert "torch reads a tensor other than it was saved" in str(error)
+        assert "torch reads a tensor that differs from the saved one" in str(error)
     else:
         assert same
 
@@ -609,7 +609,7 @@ def test_infinity_outside_a_view_does_no_harm(tmp_path):
         ([torch.ones(1)], "holds no state dict"),
         (torch.ones(1), "holds no state dict"),
         ({0: torch.ones(1)}, "holds a tensor under the key 0"),
-        ({("a", 1): torch.ones(1)}, "which is no name"),
+        ({("a", 1): torch.ones(1)}, "which is not a name"),
     ],
 )
 def test_content_that_is_no_state_dict(tmp_path, content, words):

@@ -124,7 +124,7 @@ def test_run_lengths_are_those_of_pycocotools():
         {"size": [30, 40], "counts": "zzzz not run lengths"},
         {"size": [30, 40], "counts": ""},
         {"size": [30, 40], "counts": "Pä"},
-        {"size": [30, 40], "counts": "P"},  # goes on where nothing follows
+        {"size": [30, 40], "counts": "P"},  # continuation bit set, but nothing follows
     ],
 )
 def test_run_lengths_that_do_not_fill_the_image(rle):
@@ -181,10 +181,10 @@ def test_one_annotation(changes, kinds, after):
     assert found == kinds
     expected = before | after
     assert json.dumps(repaired, sort_keys=True) == json.dumps(expected, sort_keys=True)
-    assert json.dumps(annotation) == json.dumps(before), "the caller's own is left as it is"
+    assert json.dumps(annotation) == json.dumps(before), "the caller's annotation is unchanged"
 
 
-def test_masks_that_nobody_trains_are_nobodys_fault():
+def test_masks_that_are_not_trained_are_no_fault():
     annotation = good(segmentation=[[1, 1, 2, 2]])
     assert repair_annotation(annotation, SIZE, masks=False) == (annotation, ())
 
@@ -276,7 +276,7 @@ def test_the_line_names_the_first_three():
 
 
 def test_pycocotools_reads_what_is_left(tmp_path):
-    """The outside judge: it indexes the file, and decodes every mask to the size of its image."""
+    """An independent check: pycocotools indexes the file and decodes every mask to the size of its image."""
     content = table(
         good(),
         good(segmentation=[[1, 1, 2, 2]]),
@@ -302,12 +302,12 @@ def test_pycocotools_reads_what_is_left(tmp_path):
     assert coco.annToMask(coco.anns[4]).sum() == 30
 
 
-def test_every_kind_can_be_told():
+def test_every_kind_has_its_texts():
     assert all(row.what and row.done for row in KINDS.values())
 
 
 def test_a_large_file_takes_seconds():
-    """20,000 annotations in half a second are 860,000 (COCO's train2017) in 22; a fifth of that is usual."""
+    """0.5 s for 20,000 annotations is 22 s for 860,000 (COCO's train2017); a fifth of that is usual."""
     polygon = [float(v) for v in range(5, 28)] + [3.0]
     content = table(*(good(id=i, segmentation=[polygon]) for i in range(20_000)))
     start = time.process_time()

@@ -1,4 +1,4 @@
-"""Pictures of every kind are decoded as PIL decodes them, and bad files say why they are bad."""
+"""Pictures of every kind are decoded as PIL decodes them, and errors of bad files give the reason."""
 
 import io
 import struct
@@ -58,13 +58,13 @@ def test_every_kind_of_picture_is_as_pil_has_it(kind):
     read = read_picture(KINDS[kind])
     assert read.dtype == np.uint8
     assert np.abs(read.astype(int) - expected).max() <= 1, "rounding of CMYK"
-    assert expected.std() > 20, "the picture shows something"
+    assert expected.std() > 20, "the picture is not uniform"
 
 
 @pytest.mark.parametrize("form", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_of_16_bits_the_upper_8_are_read(form, channels):
-    """PIL clips 16-bit grey at 255 instead, which leaves white; so numpy is the judge."""
+    """PIL clips 16-bit grey at 255 instead, which leaves white; so numpy is the reference."""
     deep = RNG.integers(0, 65536, (48, 64, channels), np.uint16)
     content = cv2.imencode(form, deep)[1].tobytes()
     expected = np.broadcast_to((deep >> 8)[..., :3], (48, 64, 3))
@@ -90,7 +90,7 @@ def test_annotations_of_the_stored_picture_leave_it_as_stored(orientation):
 
 
 def test_another_size_than_annotated():
-    with pytest.raises(PictureError, match="it has 64x48 pixels, annotated were 48x64"):
+    with pytest.raises(PictureError, match="it has 64x48 pixels, but was annotated at 48x64"):
         read_picture(KINDS["jpeg"], (48, 64))
 
 
@@ -124,8 +124,8 @@ JPEG, PNG = encoded(LARGE, "JPEG"), encoded(LARGE, "PNG")
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>404</html>", "no image file: it starts with b'<html>40'"),
-        (b"\xff", "no image file"),
+        (b"<html>404</html>", "not an image file: it starts with b'<html>40'"),
+        (b"\xff", "not an image file"),
         (JPEG[: len(JPEG) // 2], "truncated"),
         (JPEG[:-200], "truncated"),
         (JPEG[: len(JPEG) // 2] + bytes(len(JPEG) // 2), "truncated"),
@@ -143,7 +143,7 @@ def test_bad_files_say_why(content, reason, capfd):
     with pytest.raises(PictureError, match=reason) as error:
         read_picture(content)
     assert "\n" not in str(error.value)
-    assert "loadsave.cpp" not in capfd.readouterr().err, "OpenCV's own lines come at every reading"
+    assert "loadsave.cpp" not in capfd.readouterr().err, "OpenCV prints its own lines at every read"
 
 
 def test_what_follows_the_picture_is_no_fault():

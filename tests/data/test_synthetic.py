@@ -1,4 +1,4 @@
-"""The demo's scenes: reproducible, true to their annotations, and written whole or not at all."""
+"""The demo's scenes: reproducible, true to their annotations, and written completely or not at all."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def test_masks_are_disjoint_and_the_label_map_is_their_union(many):
 
 
 def test_every_drawn_shape_shows_enough_of_itself(many):
-    """The smallest, a triangle of radius 14 of which half shows, still has some 120 pixels."""
+    """The smallest, a triangle of radius 14 of which half shows, still has about 120 pixels."""
     assert min(mask.sum() for scene in many for mask in scene.masks) >= 60
 
 
@@ -72,7 +72,7 @@ def test_all_classes_are_equally_frequent(many):
     assert counts.min() > 0.7 * counts.mean()
 
 
-def test_colour_does_not_tell_the_class(many):
+def test_colour_does_not_reveal_the_class(many):
     """The best guess from the mean colour (the five nearest of the others) is little better than chance."""
     labels = np.concatenate([scene.labels for scene in many])
     colours = np.stack([scene.image[mask].mean(axis=0) for scene in many for mask in scene.masks])

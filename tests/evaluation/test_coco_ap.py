@@ -26,7 +26,7 @@ CATEGORIES = [dict(id=7, name="cat"), dict(id=3, name="dog"), dict(id=90, name="
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """(annotation file, detections): thirty images of rotated boxes, a crowd in each fifth one."""
+    """(annotation file, detections): thirty images of rotated boxes, a crowd in every fifth one."""
     rng = np.random.default_rng(0)
     images = [dict(id=i, file_name=f"{i}.jpg", width=200, height=150) for i in range(1, 31)]
     annotations, detections = [], []

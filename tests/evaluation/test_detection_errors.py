@@ -63,7 +63,7 @@ CASES = {
     "missed": ([truth("cat", HERE), truth("dog", FAR)], [found("dog", FAR)], [("missed", None, "cat")]),
     "crowd": ([truth("cat", [5, 5, 80, 80], crowd=1)], [found("cat", [20, 20, 20, 20])], []),
     "unsure": ([], [found("cat", HERE, 0.2)], []),
-    # the dog is found as a dog, so a sure cat there is another class's mistake though its partner is gone
+    # the dog is found as a dog, so a confident cat there is a class mistake although the dog is matched
     "taken": (
         [truth("dog", HERE)],
         [found("cat", HERE, 0.99), found("dog", HERE, 0.5)],
@@ -73,14 +73,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_kind_of_mistake_is_told(tmp_path, case):
+def test_each_kind_of_mistake_is_found(tmp_path, case):
     truths, detections, expected = CASES[case]
     made = mistakes(scenes(tmp_path, truths, detections))
     names = [(m.kind, *(None if i is None else CLASSES[i] for i in (m.label, m.truth))) for m in made]
     assert names == expected
 
 
-def test_the_surest_mistake_comes_first_and_the_largest_miss(tmp_path):
+def test_the_most_confident_mistake_comes_first_and_the_largest_miss(tmp_path):
     truths = [truth("cat", [0, 0, 10, 10]), truth("dog", [50, 50, 30, 30])]
     detections = [found("cat", [80, 0, 15, 15], s) for s in (0.4, 0.95, 0.7)]
     made = mistakes(scenes(tmp_path, truths, detections))

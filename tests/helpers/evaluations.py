@@ -28,7 +28,7 @@ def record(config: str, metrics: dict, data: dict = PART, row: str | None = None
 
 
 def detection(folder: Path, images: int = 30, full: bool = False) -> Evaluation:
-    """One object an image; each image's detection is a little further off than the one before."""
+    """One object per image; each image's detection is a little further off than the one before."""
     (folder / "images").mkdir(parents=True)
     annotations, found = [], []
     for i in range(images):
@@ -60,7 +60,7 @@ def detection(folder: Path, images: int = 30, full: bool = False) -> Evaluation:
 
 
 def segmentation(folder: Path, images: int = 26) -> Evaluation:
-    """Two halves an image; the boundary that was found is a pixel further off in each image."""
+    """Two halves per image; the predicted boundary is one pixel further off in each image."""
     scenes, total = [], np.zeros((3, 3), int)
     for name in ("images", "truth", "labels"):
         (folder / name).mkdir(parents=True)

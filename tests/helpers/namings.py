@@ -11,6 +11,6 @@ ENTRIES: dict[str, dict] = {entry["name"]: entry for entry in _FILE["namings"]}
 
 
 def random_state(keys: dict[str, list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
-    """A random tensor a key; no two alike."""
+    """One random tensor per key; no two are equal."""
     generator = torch.Generator().manual_seed(seed)
     return {key: torch.randn(shape, generator=generator) for key, shape in keys.items()}

@@ -1,4 +1,4 @@
-"""Slow, plain versions of RoIAlign and NMS, and the cases that they and compiled mmcv are asked."""
+"""Slow, plain versions of RoIAlign and NMS, and the test cases for them and for compiled mmcv."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def loop_roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligned) -> Tensor:
-    """RoIAlign from its definition, a sample at a time, in Python floats. (N, C, H, W) -> (K, C, P, Q)."""
+    """RoIAlign from its definition, one sample at a time, in Python floats. (N, C, H, W) -> (K, C, P, Q)."""
     p, q = output_size
     output = torch.zeros(len(rois), features.shape[1], p, q, dtype=torch.float64)
     for k, (image, *corners) in enumerate(rois.tolist()):

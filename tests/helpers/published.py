@@ -20,7 +20,7 @@ COCO_RECIPES = [name for name in RECIPES if not name.startswith("upernet/")]
 
 
 def param_groups(config: str) -> dict[str, tuple[float, float]]:
-    """Parameter name, of the whole backbone and a sample neck -> (lr scale, weight decay) as released."""
+    """Parameter names of the whole backbone and a sample neck -> (lr scale, weight decay) as released."""
     groups = json.loads((ASSETS / "param_groups.json").read_text())[config]
     return {
         name: tuple(float(value) for value in key.split(","))

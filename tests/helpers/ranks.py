@@ -19,7 +19,7 @@ from waiting import HANGS
 
 @HOOKS.register_module()
 class KilledRank(Hook):
-    """The second rank ends by SIGKILL behind ``step`` steps, but not again when it was restarted."""
+    """The second rank ends by SIGKILL after ``step`` steps, but not again after a restart."""
 
     priority = "LOWEST"
 
@@ -33,7 +33,7 @@ class KilledRank(Hook):
 
 
 def torchrun(*command: object, folder: Path, restarts: int = 0) -> str:
-    """Output of two ranks in ``folder``; they have to end well."""
+    """Output of two ranks in ``folder``; both must succeed."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     launch.append(f"--max-restarts={restarts}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])}
@@ -60,7 +60,7 @@ def run_as_rank(worker: Callable[[Path], None]) -> None:
 
 
 def gloo_threads(expected: bool) -> bool:
-    """Whether this process comes to have threads of gloo, or to have none.
+    """Wait until this process has threads of gloo, or has none; return whether it happened.
 
     A thread names itself once it runs, and is listed for a moment after it was joined.
     """
@@ -73,7 +73,7 @@ def gloo_threads(expected: bool) -> bool:
 
 
 def thread_names() -> Iterator[str]:
-    """Names of this process's threads; one that ends meanwhile is left out."""
+    """Names of this process's threads; a thread that ends meanwhile is left out."""
     for path in Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(OSError):
             yield path.read_text()

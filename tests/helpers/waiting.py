@@ -1,9 +1,9 @@
-"""Waiting for threads and processes: no verdict depends on how busy the machine is."""
+"""Waiting for threads and processes: no result depends on how busy the machine is."""
 
 import time
 from collections.abc import Callable
 
-HANGS = 1800  # seconds after which something counts as hung; nothing that works comes near
+HANGS = 1800  # seconds after which something counts as hung; working code stays far below
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -33,7 +33,7 @@ GOLDEN = json.loads((ASSETS / "golden_whole_models.json").read_text())
 EVERY_RECIPE = bool(os.environ.get("CONVNEXT_DENSE_EVERY_RECIPE"))
 ORIGINAL_HW = (100, 130)  # to which segmentors resize their logits
 CHOSEN, CHOSEN_BUFFERS, LOGITS_SAMPLED = 36, 8, 12
-ZERO = 1e-9  # values below it are zero in exact arithmetic: shifts in front of a batch norm
+ZERO = 1e-9  # values below it are zero in exact arithmetic: shifts before a batch norm
 
 
 # ---------------------------------------------------------------------- model and data
@@ -54,7 +54,7 @@ class Whole:
 
 
 def golden_settings(name: str) -> Config:
-    """The recipe with the few settings that the golden values need: no chance, and small numbers."""
+    """The recipe with the few settings that the golden values need: no randomness, and small numbers."""
     cfg = config(name)
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
@@ -118,7 +118,7 @@ def paste_in_float64(patch: pytest.MonkeyPatch) -> None:
 
 
 def release_habits(patch: pytest.MonkeyPatch) -> None:
-    """Hold back two habits of mmdet 3.3 that show in float64 only.
+    """Disable two habits of mmdet 3.3 that show in float64 only.
 
     - Anchors of prediction have the dtype of the features; those of the release were always float32.
     - The denominator of a loss is ``avg_factor + 1.19e-7``; that of the release was ``avg_factor``.
@@ -314,7 +314,7 @@ def loss_terms(losses: dict) -> dict[str, list[float]]:
 
 
 class Difference(NamedTuple):
-    """The largest difference of a quantity, relative to the largest value beside it, and its place."""
+    """The largest difference of a quantity, relative to the largest value of its sample, and its place."""
 
     size: float
     place: str

@@ -1,4 +1,4 @@
-"""The fused inference path against the parts called one by one, and when it has to step aside."""
+"""The fused inference path against the parts called one by one, and when it must not be used."""
 
 import copy
 import io
@@ -130,7 +130,7 @@ def assign(model):
 
 
 @pytest.mark.parametrize("change", [load, load_one_block, edit, replace, assign], ids=lambda f: f.__name__)
-def test_changed_parameters_are_never_answered_with_old_weights(change):
+def test_changed_parameters_are_never_used_with_old_weights(change):
     torch.manual_seed(0)
     fused = random_model().fuse()
     plain = copy.deepcopy(fused)
@@ -143,7 +143,7 @@ def test_changed_parameters_are_never_answered_with_old_weights(change):
     assert largest_error(levels(fused.fuse()), expected) < 1e-5
 
 
-def test_moving_copying_and_pickling_leave_it_behind(runs):
+def test_moving_copying_and_pickling_drop_it(runs):
     model = random_model().fuse()
     expected = levels(model)
     file = io.BytesIO()
@@ -258,7 +258,7 @@ def other_order(x, weight, bias, gelu):
 
 
 @pytest.mark.parametrize("broken", [missing, other_gelu, other_order])
-def test_a_build_without_the_operators_is_found_out(broken, monkeypatch):
+def test_a_build_without_the_operators_is_detected(broken, monkeypatch):
     needs_onednn(torch.float32)
     monkeypatch.setattr(onednn_linear, "_onednn_linear", broken)
     assert not onednn_linear.onednn_is_exact.__wrapped__(torch.float32)

@@ -216,9 +216,9 @@ def test_whole_models_accumulate_the_same_gradients(build, memory, with_cp, monk
 
 
 def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
-    """Of all memory kept for the backward pass, without parameters."""
+    """Bytes of all memory kept for the backward pass, without parameters."""
     known = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept = {}  # holds the storages, so that no address comes twice
+    kept = {}  # holds the storages, so that no address occurs twice
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.setdefault(t.untyped_storage()._cdata, t.untyped_storage()) and t, lambda t: t
     ):
@@ -228,7 +228,7 @@ def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
 
 
 class PaperBlock(nn.Module):
-    """As the paper describes it, one operation after the other."""
+    """A block as the paper describes it, one operation after the other."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

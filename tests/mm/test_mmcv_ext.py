@@ -1,4 +1,4 @@
-"""mmcv's own wrappers over the stand-in for ``mmcv._ext``; a compiled mmcv stays in charge."""
+"""mmcv's own wrappers over the stand-in for ``mmcv._ext``; a compiled mmcv keeps its own ops."""
 
 import importlib
 import subprocess
@@ -21,7 +21,7 @@ SERVED = ("roi_align_forward", "roi_align_backward", "nms", "softnms")
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    """The stand-in's ops behind mmcv's wrappers, even where mmcv is compiled."""
+    """The stand-in's ops under mmcv's wrappers, even where mmcv is compiled."""
     ext = adapter._StandIn()
     for name in SERVED:
         monkeypatch.setattr(sys.modules["mmcv._ext"], name, getattr(ext, name))
@@ -30,7 +30,7 @@ def stand_in(monkeypatch):
 
 @pytest.fixture
 def uninstalled(monkeypatch):
-    """As if nothing had been installed yet; yields a function that says how ``mmcv._ext`` imports."""
+    """State before any installation; yields a function that sets how ``mmcv._ext`` imports."""
     monkeypatch.delitem(sys.modules, "mmcv._ext")
     monkeypatch.setattr(mmcv, "_ext", None, raising=False)
     real = importlib.import_module
@@ -60,7 +60,7 @@ def test_installs_where_the_ops_are_absent_and_only_once(uninstalled, recwarn):
     assert not recwarn.list
 
 
-def test_leaves_compiled_ops_in_charge(uninstalled):
+def test_leaves_compiled_ops_in_place(uninstalled):
     compiled = ModuleType("mmcv._ext")
     uninstalled(compiled)
     assert adapter.install_ops() == "mmcv"

@@ -121,7 +121,7 @@ def test_soft_nms_is_the_same_to_the_last_tie(kind, method):
 
 @pytest.fixture
 def swap(monkeypatch):
-    """Call to put the portable ops behind mmcv's wrappers for the rest of the test; counts their calls."""
+    """Call to put the portable ops under mmcv's wrappers for the rest of the test; counts their calls."""
 
     def swap() -> dict[str, int]:
         calls, stand_in = {}, _StandIn()

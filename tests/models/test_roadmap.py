@@ -47,7 +47,7 @@ TABLE_10 = dict(
 
 
 def small(step: str, **kwargs) -> Roadmap:
-    """A step in evaluation mode, with statistics and shifts that do something."""
+    """A step in evaluation mode, with statistics and shifts that have an effect."""
     torch.manual_seed(0)
     model = Roadmap(step, **kwargs).eval()
     for module in model.modules():
@@ -108,12 +108,12 @@ def test_blocks_are_those_of_the_text(step):
     assert depthwise == [1 if step == "resnet50" else channels[1]]
     assert [type(module) for module in block.modules() if isinstance(module, BN | LN)] == norms
     assert [type(module) for module in block.modules() if isinstance(module, RELU | GELU)] == activations
-    for i, conv in enumerate(convs, start=1):  # a bias in front of a batch norm would do nothing
+    for i, conv in enumerate(convs, start=1):  # a bias before a batch norm has no effect
         assert (conv.bias is None) == isinstance(getattr(block, f"norm{i}"), BN)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_one_depth_and_one_stem_a_step(step):
+def test_one_depth_and_one_stem_per_step(step):
     model = on_meta(step)
     assert model.depths == ((3, 4, 6, 3) if step == "resnet50" else (3, 3, 9, 3))
     assert tuple(len(stage) for stage in model.stages) == model.depths

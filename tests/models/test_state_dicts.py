@@ -1,6 +1,6 @@
-"""Names and shapes of every public model's parameters and buffers are a contract: checkpoints rest on them.
+"""Names and shapes of every public model's parameters and buffers are fixed: checkpoints depend on them.
 
-A change that is meant: ``PYTHONPATH=tests/helpers python tests/models/test_state_dicts.py`` rewrites it.
+After an intended change, ``PYTHONPATH=tests/helpers python tests/models/test_state_dicts.py`` rewrites it.
 """
 
 import hashlib

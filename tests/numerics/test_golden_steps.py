@@ -1,7 +1,7 @@
 """Twelve steps of each demo recipe in float64: a change of code that changes numbers shows here.
 
-Losses, norms of the gradients, and what the model then predicts, from a fixed seed on one thread. A
-change that is meant: ``PYTHONPATH=tests/helpers python tests/numerics/test_golden_steps.py`` rewrites them.
+Losses, norms of the gradients, and what the model then predicts, from a fixed seed on one thread. After
+an intended change, ``PYTHONPATH=tests/helpers python tests/numerics/test_golden_steps.py`` rewrites them.
 """
 
 import json
@@ -27,7 +27,7 @@ from convnext_dense.mm.datasets.paths import datasets_of
 GOLDEN = ASSETS / "golden_steps.json"
 RECIPES = {"demo/mask_rcnn_shapes": "coco", "demo/upernet_shapes": "ade20k"}
 STEPS = 12
-TOLERANCE = 1e-4  # relative; binary cross entropy is float32 also in a float64 model, and CPUs round it apart
+TOLERANCE = 1e-4  # relative; binary cross entropy is float32 also in a float64 model; CPUs differ in rounding
 
 
 def computed(name: str, folder: Path) -> dict:

@@ -1,6 +1,6 @@
 """The gate to torchvision, and what is passed through it, with a torchvision made of Python.
 
-No real torchvision can stand beside the CPU build of torch that the tests install, so a small module with
+No real torchvision works with the CPU build of torch that the tests install, so a small module with
 its signatures and its checks takes its place, computing with the slow loops.
 """
 

@@ -64,7 +64,7 @@ def test_low_precision_is_rounded_once(dtype, tolerance):
         assert torch.equal(got, roi_align(x.float(), rois, 7, 0.25).to(dtype))
 
 
-def test_channels_last_and_views_are_read_rightly():
+def test_channels_last_and_views_are_read_correctly():
     x, rois = features_like((2, 8, 9, 13)), random_rois(6, 2, 36, 52)
     expected = roi_align(x, rois, 7, 0.25)
     wide = torch.cat([x, x], 3)[..., :13]

@@ -1,4 +1,4 @@
-"""Everything here may import timm, and that torchvision."""
+"""Tests here may import timm, which imports torchvision."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""The conversion command with --verify, in a process of its own: nothing here prepares its imports."""
+"""The conversion command with --verify, in its own process: nothing here prepares its imports."""
 
 import subprocess
 import sys

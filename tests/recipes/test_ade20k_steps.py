@@ -24,11 +24,11 @@ ALL = [name for name in list_configs() if name.startswith("upernet/")]
 # unless CONVNEXT_DENSE_EVERY_RECIPE is set.
 SMALL = {"upernet/convnext_t_512_160k", "upernet/swin_t_512_160k"}
 COMPUTED = ALL if os.environ.get("CONVNEXT_DENSE_EVERY_RECIPE") else sorted(SMALL)
-UNTRAINED = (1 + 0.4) * math.log(150)  # cross entropy of an even guess, with the auxiliary head's 0.4
+UNTRAINED = (1 + 0.4) * math.log(150)  # cross entropy of a uniform guess, with the auxiliary head's 0.4
 
 
 def on_cpu(name: str, crop: int | None = None) -> Config:
-    """The recipe on one CPU, without weights to download; ``crop`` in pixels takes the place of its own."""
+    """The recipe on one CPU, without weights to download; ``crop`` in pixels replaces its own."""
     cfg = config(name)
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
     cfg.model.backbone.init_cfg = None
@@ -79,7 +79,7 @@ def trained(cfg: Config, batch: dict) -> tuple[torch.nn.Module, float]:
 def test_loss_backward_and_predict(name):
     model, loss = trained(on_cpu(name, crop=64), synthetic_batch(64, 64))
     assert loss == pytest.approx(UNTRAINED, rel=0.1)
-    predictions = model.test_step(synthetic_batch(64, 100))  # two windows an image
+    predictions = model.test_step(synthetic_batch(64, 100))  # two windows per image
     assert len(predictions) == 2
     for sample in predictions:
         assert sample.seg_logits.data.shape == (150, 64, 100)

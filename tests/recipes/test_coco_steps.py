@@ -24,7 +24,7 @@ COMPUTED = ALL if os.environ.get("CONVNEXT_DENSE_EVERY_RECIPE") else sorted(SMAL
 
 
 def few_proposals(cfg: Config) -> Config:
-    """The recipe on one CPU: plain BN, and as many proposals as small images deserve."""
+    """The recipe on one CPU: plain BN, and a number of proposals that suits small images."""
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
     cfg.model.backbone.init_cfg = None
     stages = cfg.model.train_cfg.rcnn
@@ -100,7 +100,7 @@ def test_forward_and_backward_on_meta(name):
 
 
 def small_dataset(cfg: ConfigDict, resize: int) -> BaseDataset:
-    """Dataset over the few real images, whose step ``resize`` makes them small; all else as in the recipe."""
+    """Dataset over the few real images, whose step ``resize`` makes them small; the rest as in the recipe."""
     cfg.data_root = str(coco_tiny())
     cfg.pipeline[resize] = dict(type="Resize", scale=(333, 200), keep_ratio=True)
     init_default_scope("mmdet")

@@ -129,7 +129,7 @@ def test_all_else_is_as_in_v1s_recipe(name):
     assert without(cfg.model, *own) == without(v1.model, *own)
     for key in ("param_scheduler", "train_cfg", "test_dataloader", "val_evaluator", "default_hooks"):
         assert plain(cfg[key]) == plain(v1[key]), key
-    if name not in COCO_V2:  # whose images are cut otherwise, four a GPU
+    if name not in COCO_V2:  # whose images are cut otherwise, four per GPU
         assert plain(cfg.train_dataloader) == plain(v1.train_dataloader)
     if name not in ADE20K_V2:  # tested at other scales
         assert plain(cfg.get("tta_pipeline")) == plain(v1.get("tta_pipeline"))
@@ -247,7 +247,7 @@ def test_large_scale_jittering():
         assert abs(height - min(width * 0.75, 1024)) <= 1 or width == 1024
         sides.append(width)
     assert 102 <= min(sides) < 200 and max(sides) == 1024
-    # ratios are even over [0.1, 2.0], and those from 1 on are cut: 1.0 / 1.9 of the images
+    # ratios are uniform over [0.1, 2.0], and those from 1 on are cut: 1.0 / 1.9 of the images
     assert np.mean(np.array(sides) == 1024) == pytest.approx(1 / 1.9, abs=0.12)
 
 
@@ -380,16 +380,16 @@ def test_a_detector_trains_and_predicts(name):
 @pytest.mark.parametrize("name", ["upernet/convnextv2_tiny_512_160k", "upernet/isotropic_s_512_160k"])
 def test_a_segmentor_trains_and_predicts(name):
     model, loss = step(small(name, crop=64), segmentation_batch(64, 64))
-    # cross entropy of an even guess, with the auxiliary head's 0.4
+    # cross entropy of a uniform guess, with the auxiliary head's 0.4
     assert loss == pytest.approx(1.4 * np.log(150), rel=0.1)
-    for sample in model.test_step(segmentation_batch(64, 100)):  # two windows an image
+    for sample in model.test_step(segmentation_batch(64, 100)):  # two windows per image
         assert sample.seg_logits.data.shape == (150, 64, 100)
         assert sample.pred_sem_seg.data.shape == (1, 64, 100)
 
 
 @pytest.mark.parametrize("name", ISOTROPIC)
 def test_an_isotropic_model_takes_images_of_any_size(name):
-    """Where nothing pads 70x90 pixels, the levels round, and the heads go on."""
+    """Where nothing pads 70x90 pixels, the sizes of the levels are rounded, and the heads still work."""
     cfg = small(name, crop=64)
     for padding in ("pad_size_divisor", "test_cfg"):
         cfg.model.data_preprocessor.pop(padding, None)

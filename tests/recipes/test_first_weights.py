@@ -1,7 +1,7 @@
 """First weights of the recipes, without pretrained ones, against those of the released models.
 
 ``first_weights.json`` has the statistics of one draw of three released models. ``RULES`` says from which
-distributions they come. The rules are held against the draw, and every recipe against the rules.
+distributions they come. The rules are checked against the draw, and every recipe against the rules.
 """
 
 import functools
@@ -65,7 +65,7 @@ def kaiming_fan_out(shape: Shape) -> Distribution:
 
 
 # The first pattern that is found in a name decides. The truncation of the backbone's normal distribution, at
-# 2 / 0.02 = 100 standard deviations, shows nowhere.
+# 2 / 0.02 = 100 standard deviations, has no effect.
 RULES: tuple[tuple[str, Callable[[Shape], Distribution]], ...] = (
     (r"\.bias$", constant(0.0)),
     (r"\.gamma$", constant(1.0)),
@@ -240,7 +240,7 @@ def test_first_weights_of_a_whole_model(name):
 
 
 def test_mask_heads_of_mmdet_start_from_the_defaults_of_pytorch():
-    """mmdet's own Cascade forgets to initialise them; ``convnext_dense.CascadeRoIHead`` does not."""
+    """mmdet's own Cascade does not initialise them; ``convnext_dense.CascadeRoIHead`` does not."""
     cfg = untrained("cascade/convnext_t_3x").model.roi_head
     for head in cfg.bbox_head:
         head.fc_out_channels = 8  # keeps the draw short

@@ -1,4 +1,4 @@
-"""The oracle against the golden values of the released code; no model of ours takes part."""
+"""The oracle against the golden values of the released code; none of our models is used."""
 
 from collections.abc import Iterator, Mapping
 

@@ -38,7 +38,7 @@ def test_keys_and_shapes_map_completely(name):
     mapped = whole_model_state(model, state, name)
     own = model.state_dict()
     assert {key: value.shape for key, value in mapped.items()} == {key: v.shape for key, v in own.items()}
-    assert len(mapped) == len(keys), "every tensor of the file found its place"
+    assert len(mapped) == len(keys), "every tensor of the file is used"
 
 
 def small_segmentor() -> torch.nn.Module:
@@ -76,7 +76,7 @@ def test_a_model_with_mmpretrains_backbone_loads_whole(other_names):
 def test_a_backbone_alone_is_no_whole_model(tmp_path):
     model = small_segmentor()
     torch.save(model.backbone.state_dict(), tmp_path / "b.pth")
-    with pytest.raises(CheckpointError, match=r"a backbone alone \(dense naming\).*--pretrained PATH"):
+    with pytest.raises(CheckpointError, match=r"only a backbone \(dense naming\).*--pretrained PATH"):
         load_model(model, tmp_path / "b.pth")
 
 

@@ -26,7 +26,7 @@ def recipe(monkeypatch, step: str | None = None):
 
 
 def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """Norms of their own scale, shift and statistics, so that a mistaken name shows."""
+    """Give norms random scale, shift and statistics, so that a wrong name shows."""
     torch.manual_seed(0)
     for child in module.modules():
         if isinstance(child, torch.nn.BatchNorm2d):
@@ -64,7 +64,7 @@ def test_the_first_step_is_mmdets_resnet50(training, norm_eval):
 
 
 @pytest.mark.parametrize("stride, c_in", [(1, 512), (2, 256)])
-def test_the_depthwise_block_is_mmdets_resnext_with_a_group_a_channel(stride, c_in):
+def test_the_depthwise_block_is_mmdets_resnext_with_a_group_per_channel(stride, c_in):
     from mmdet.models.backbones.resnext import Bottleneck
 
     downsample = None
@@ -104,7 +104,7 @@ def test_a_public_resnet50_is_loaded_exactly_by_init_cfg(tmp_path):
 @pytest.mark.parametrize(
     "step, norm_eval, told", [("gelu", True, 1), ("gelu", False, 0), ("layer_norm", True, 0)]
 )
-def test_batch_norms_that_would_do_nothing_are_told(monkeypatch, step, norm_eval, told):
+def test_batch_norms_without_effect_are_reported(monkeypatch, step, norm_eval, told):
     lines = []
     monkeypatch.setattr(
         convnext_dense.mm.models.roadmap, "print_log", lambda line, **kwargs: lines.append(line)
@@ -149,7 +149,7 @@ def test_one_variable_chooses_the_step_of_the_whole_recipe(monkeypatch, step):
     assert decays["backbone.stages.0.0.norm1.weight"] == decays["backbone.stages.0.0.norm1.bias"] == 0
 
 
-def test_an_unknown_step_is_told_the_others(monkeypatch):
+def test_an_unknown_step_names_the_others(monkeypatch):
     with pytest.raises(ValueError, match=r"step='resnet'; use one of \('resnet50', 'stage_ratio'"):
         recipe(monkeypatch, "resnet")
 

@@ -172,6 +172,6 @@ def test_a_run_by_epoch_needs_the_size_of_its_data():
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=2),
         train_dataloader=dict(batch_size=2, dataset=dict(ann_file="mine.json")),
     )
-    with pytest.raises(ValueError, match="iterations an epoch"):
+    with pytest.raises(ValueError, match="iterations per epoch"):
         run_length(cfg)
     assert run_length(cfg, iters_per_epoch=7) == (14, 7)

@@ -1,7 +1,7 @@
 """Whole recipes against the released code, in float64: outputs, losses, gradients and one step.
 
 The golden values come from the released code on mmdet 2.11 and mmseg 0.11. Recipes that it was not run for
-are held against the oracle, up to the outputs of the RPN or the logits.
+are compared with the oracle, up to the outputs of the RPN or the logits.
 """
 
 import functools
@@ -55,13 +55,13 @@ HABITS = {
 
 
 class Measured(NamedTuple):
-    """What a recipe computes.
+    """Results of a recipe.
 
     Attributes:
         found: outputs in evaluation mode.
         values: all golden quantities, as the release defines them.
-        habitual: the same with the habits of mmdet 3.3 in place; of the recipe ``WITH_HABITS`` only.
-        expected: what the oracle has in the place of ``found.tensors``.
+        habitual: the same with the habits of mmdet 3.3 in place; for the recipe ``WITH_HABITS`` only.
+        expected: the oracle's values for ``found.tensors``.
     """
 
     found: Predicted

@@ -70,7 +70,7 @@ def test_hours_of_the_published_coco_schedule():
     ("pace", "usual", "most", "starved"),
     [
         (Pace(2.0, 0.5), 1.0, 2.0, False),
-        (Pace(2.0, 0.5, loading=0.25), 1.0, 2.0, False),  # behind the training
+        (Pace(2.0, 0.5, loading=0.25), 1.0, 2.0, False),  # after the training
         (Pace(2.0, 0.5, loading=0.25, overlap=False), 1.25, 2.25, False),  # one after the other
         (Pace(2.0, 0.5, loading=1.5), 1.5, 2.0, True),
         (Pace(2.0, 0.5, loading=3.0), 3.0, 3.0, True),
@@ -86,7 +86,7 @@ def test_training_and_loading(pace, usual, most, starved):
     [
         (36, 1, 1, 36),
         (160_000, 16_000, 1, 10),
-        (10, 4, 1, 3),  # behind 4, 8 and the last
+        (10, 4, 1, 3),  # after 4, 8 and the last
         (10, 4, 5, 2),
         (10, 20, 1, 1),
         (10, 4, 11, 0),

@@ -153,7 +153,7 @@ def test_validations_stand_where_training_was(logged, expected):
     assert [record["step"] for record in curves.place_records(logged)] == expected
 
 
-def test_a_resumed_run_goes_on_and_a_new_one_replaces():
+def test_a_resumed_run_continues_and_a_new_one_replaces():
     first = [loss(10, 5), loss(20, 4), loss(30, 3)]
     resumed = curves.join_records(first, [loss(30, 9), loss(40, 8)])
     assert [(r["step"], r["loss"]) for r in resumed] == [(10, 5), (20, 4), (30, 9), (40, 8)]
@@ -177,7 +177,7 @@ def test_a_log_has_losses_rates_of_the_groups_and_metrics_in_percent(tmp_path):
         curves.read_log(tmp_path / "absent")
 
 
-def test_curves_of_several_runs_have_a_line_each():
+def test_curves_of_several_runs_have_one_line_per_run():
     log = curves.Log({"loss": ([1, 2], [2.0, 1.0])}, {"all": ([1, 2], [1.0, 0.5])}, {"mIoU": ([2], [40.0])})
     figure = curves.draw_curves({"a": log, "b": log})
     assert [axes.get_title() for axes in figure.axes] == ["loss", "learning rate", "validation, %"]
@@ -201,7 +201,7 @@ def test_every_published_row_is_a_bubble_at_its_figures():
         assert drawn == {(getattr(row, cost), row.box.ap) for row in known}
 
 
-def test_one_s_own_runs_are_stars_and_latency_has_a_panel():
+def test_the_users_own_runs_are_stars_and_latency_has_a_panel():
     rows = [row for row in paper.COCO if row.method == "Mask R-CNN"]
     latencies = {row.name: 40.0 + i for i, row in enumerate(rows)}
     whole = dict(full=True)
@@ -246,7 +246,7 @@ def test_of_many_classes_the_most_confused_are_shown():
     np.testing.assert_allclose(axes.images[0].get_array(), [[100, 0], [75, 25]])
 
 
-def test_precision_recall_has_a_curve_a_class_and_a_size():
+def test_precision_recall_has_a_curve_per_class_and_size():
     values = np.full((10, 101, 9, 4), -1.0)
     values[..., 0] = np.linspace(0.1, 0.9, 9)[None, None]
     values[..., 2] = 0.5

@@ -88,7 +88,7 @@ def test_the_tables_of_v2():
     assert all(row.method == "Mask R-CNN" and row.pretrain == "1K" for row in paper.COCO_V2)
     ade20k = [(row.backbone, row.crop, row.miou_ms, row.params_m, row.macs_g) for row in paper.ADE20K_V2]
     assert ade20k == printed(V2_TABLE_7)
-    # the 22K row is the one at 640 pixels; V2 prints no mIoU at one scale, and no frames a second
+    # the 22K row is the one at 640 pixels; V2 prints no mIoU at one scale, and no frames per second
     assert all((row.pretrain == "22K") == (row.crop == 640) for row in paper.ADE20K_V2)
     assert not any(row.miou for row in paper.ADE20K_V2) and not any(row.fps for row in paper.COCO_V2)
     assert {row.table for row in (*paper.COCO_V2, *paper.ADE20K_V2)} == {"V2 Table 6", "V2 Table 7"}

@@ -157,7 +157,7 @@ def test_latencies_are_those_of_whole_models_under_the_newest_conditions():
         ("box AP small", 33.0, None, None),
     ],
 )
-def test_a_figure_is_held_against_the_printed_one(metric, value, difference, inside):
+def test_a_figure_is_compared_with_the_printed_one(metric, value, difference, inside):
     # Table 3, Cascade Mask R-CNN, ConvNeXt-T: 50.4 69.1 54.8 / 43.7 66.5 47.3
     (line,) = compare(record(**{metric: value}))
     assert line.inside is inside
@@ -285,7 +285,7 @@ def test_only_what_stands_between_the_comments_is_replaced():
         replace_section("no comments", "new\n")
 
 
-def test_the_command_tells_outdated_tables(tmp_path):
+def test_the_command_reports_outdated_tables(tmp_path):
     append_record(tmp_path / "a.jsonl", record(**{"box AP": 50.5, "mask AP": 43.7}))
     command = [sys.executable, str(ROOT / "tools/dev/tables.py"), "--check", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

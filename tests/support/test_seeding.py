@@ -26,7 +26,7 @@ def test_different_keys_give_different_numbers_in_every_generator():
 
 
 def test_neighbouring_keys_are_not_correlated():
-    """What a poor mixing of consecutive seeds would show: 2000 first numbers are uniform and unrelated."""
+    """The first numbers of 2000 consecutive seeds are uniform and unrelated; poor mixing would show here."""
     numbers = np.array([draw(0, SAMPLE, n)[:3] for n in range(2000)])
     assert np.abs(numbers.mean(0) - 0.5).max() < 4 * np.sqrt(1 / 12 / 2000)
     assert np.abs(np.corrcoef(np.hstack([numbers[1:], numbers[:-1]]).T) - np.eye(6)).max() < 4 / np.sqrt(2000)

@@ -11,7 +11,7 @@ SPEC = importlib.util.spec_from_file_location("build_ops", ROOT / "tools" / "bui
 
 @pytest.fixture
 def tool(monkeypatch, tmp_path):
-    """The module, with its outside world replaced; ``tool.done`` lists what it did there."""
+    """The module, with all calls to the outside replaced; ``tool.done`` lists them."""
     tool = importlib.util.module_from_spec(SPEC)
     SPEC.loader.exec_module(tool)
     monkeypatch.setenv("CONVNEXT_DENSE_CACHE", str(tmp_path))
@@ -51,7 +51,7 @@ def test_does_nothing_where_the_ops_run(tool):
     assert tool.done == []
 
 
-def test_force_builds_anew(tool, monkeypatch):
+def test_force_builds_again(tool, monkeypatch):
     monkeypatch.setattr("sys.argv", ["build_ops.py", "--force"])
     tool.check_installed = lambda: None
     assert tool.main() == 0
@@ -75,7 +75,7 @@ def test_ops_that_do_not_run_are_an_error(tool, capsys):
 
 
 @pytest.mark.parametrize("name", ["torch", "python", "accelerator"])
-def test_key_tells_environments_apart(tool, monkeypatch, name):
+def test_key_distinguishes_environments(tool, monkeypatch, name):
     before = tool.cache_key()
     if name == "torch":
         monkeypatch.setattr(tool.torch, "__version__", "9.9.9")
@@ -93,7 +93,7 @@ def test_progress_counts_objects(tool, capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert first == "compiling mmcv: 1/77 objects, 0:00 elapsed"
     assert last.startswith("compiling mmcv: 77/77 objects")
-    # 20 objects after the first took 100 s: 5 s each, 56 to go
+    # 20 objects after the first took 100 s: 5 s each, 56 left
     assert (
         tool.progress_line(21, 77, 130, 100) == "compiling mmcv: 21/77 objects, 2:10 elapsed, about 4:40 left"
     )

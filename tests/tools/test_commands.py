@@ -62,7 +62,7 @@ def trained(request, shapes, tmp_path_factory):
 def test_training_says_what_matters_and_logs(trained):
     recipe, _, metric, folder, output = trained
     assert f"{recipe}.py" in output
-    assert "batch: 4 images a step (1 process x 4); learning rate" in output
+    assert "batch: 4 images per step (1 process x 4); learning rate" in output
     assert "device: cpu" in output
     assert "RoIAlign and NMS: " in output
     assert "eta: " in output
@@ -74,7 +74,7 @@ def test_training_says_what_matters_and_logs(trained):
     assert list((folder / "run").glob("*/vis_data/events.out.tfevents.*"))
 
 
-def test_resume_goes_on_where_training_stopped(trained):
+def test_resume_continues_where_training_stopped(trained):
     recipe, data, _, folder, _ = trained
     output = run(
         "train", recipe, "--data-root", data, "--work-dir", "run", "--resume", *limits(3), cwd=folder

@@ -1,6 +1,6 @@
-"""The command lines and their options are a contract: a change of code that changes them shows here.
+"""The command lines and their options are fixed: a change of code that changes them shows here.
 
-After a change that is meant, ``PYTHONPATH=tests/helpers python tests/tools/test_options.py``
+After an intended change, ``PYTHONPATH=tests/helpers python tests/tools/test_options.py``
 rewrites ``tests/assets/options.json``.
 """
 

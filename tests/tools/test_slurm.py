@@ -69,7 +69,7 @@ def cluster(tmp_path):
     return run
 
 
-def test_two_tasks_train_together_and_a_second_start_goes_on(cluster, tmp_path):
+def test_two_tasks_train_together_and_a_second_start_resumes(cluster, tmp_path):
     make_shapes(tmp_path / "shapes", train=8, val=2, size=64)
     options = ["--data-root", tmp_path / "shapes/ade20k", "--work-dir", tmp_path / "run", "--seed", 1]
     for last, first in ((1, 1), (2, 2)):
@@ -77,7 +77,7 @@ def test_two_tasks_train_together_and_a_second_start_goes_on(cluster, tmp_path):
         short += ["train_cfg.val_interval=9", "default_hooks.logger.interval=1"]
         status, output, calls = cluster("demo/upernet_shapes", *options, "--no-accumulate", *short)
         assert status == 0, output
-        assert "2 images a step (2 processes x 1)" in output
+        assert "2 images per step (2 processes x 1)" in output
         assert f"Iter(train) [{first}/{last}]" in output
         assert calls[2].endswith("--launcher slurm --resume")
     assert "Iter(train) [1/2]" not in output
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_is_named_stays(cluster, given):
     assert calls[2].endswith(f"any {' '.join(given)} --launcher slurm")
 
 
-def test_job_is_queued_again_only_behind_a_checkpoint(cluster):
+def test_job_is_queued_again_only_after_a_checkpoint(cluster):
     again = "scontrol requeue 5"
     for status, wanted, queued in ((143, "1", True), (143, "0", False), (1, "1", False), (0, "1", False)):
         found, _, calls = cluster("any", SRUN_STATUS=str(status), REQUEUE=wanted, SLURM_JOB_ID="5")

@@ -1,9 +1,9 @@
-"""Time and memory of the backbone beside other libraries', where mmdet and pycocotools need not be installed.
+"""Time and memory of the backbone compared with other libraries; mmdet and pycocotools are not needed.
 
     OMP_NUM_THREADS=1 python tools/dev/bench_backbone.py tiny --pass training --shape 512 512
 
-mmpretrain cannot be imported beside current versions of what mmdet needs, so the peers have an environment
-of their own (`make peers`). The options are those of `tools/benchmark.py speed`, which also measures whole
+mmpretrain cannot be imported with the current versions of mmdet's requirements, so the peers have their
+own environment (`make peers`). The options are those of `tools/benchmark.py speed`, which also measures whole
 models.
 """
 

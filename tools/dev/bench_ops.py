@@ -27,7 +27,7 @@ Run = Callable[[], Tensor]
 
 
 def boxes_in(width: float, height: float, count: int, low: float, high: float) -> Tensor:
-    """(count, 4) boxes of ``low`` to ``high`` pixels a side, inside an image of that size."""
+    """(count, 4) boxes of ``low`` to ``high`` pixels per side, inside an image of that size."""
     extent = low + (high - low) * torch.rand(count, 2)
     start = torch.rand(count, 2) * (torch.tensor([width, height]) - extent)
     return torch.cat([start, start + extent], 1)

@@ -1,4 +1,4 @@
-"""Time a segmentor's sliding windows: ours in batches against mmseg's loop, to label maps.
+"""Time a segmentor's sliding windows up to the label maps: ours in batches against mmseg's loop.
 
     python tools/dev/bench_windows.py [--size 1024 2048] [--classes 150] [--repeats 5] [--window-batch N]
 
@@ -47,7 +47,7 @@ def build(classes: int) -> nn.Module:
         head.num_classes = classes
     cfg.model.test_cfg = ConfigDict(mode="slide", crop_size=(512, 512), stride=(341, 341))
     torch.manual_seed(0)
-    MMLogger.get_instance("bench", log_level="WARNING")  # mmengine lists every parameter that it initialises
+    MMLogger.get_instance("bench", log_level="WARNING")  # mmengine logs every parameter that it initialises
     model = MODELS.build(cfg.model).eval()
     model.init_weights()
     return model

@@ -4,8 +4,8 @@
     python tools/dev/roadmap.py --size 512 512 --repeats 3 -o work_dirs/roadmap
     python tools/dev/roadmap.py --redraw -o docs      # table and figure again, without measuring
 
-Writes roadmap.json, roadmap.png and roadmap.svg into the folder, renews the table in its roadmap.md where it
-has one, and prints the table.
+Writes roadmap.json, roadmap.png and roadmap.svg into the folder, updates the table in its roadmap.md if there
+is one, and prints the table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 def run(args: argparse.Namespace) -> Report:
     sizes = [tuple(size) for size in args.size or [(512, 512), (800, 1280)]]
     if args.repeats < 1 or min(min(size) for size in sizes) < 32:
-        raise UserError("--repeats takes 1 or more, --size 32 pixels or more a side")
+        raise UserError("--repeats takes 1 or more, --size 32 pixels or more per side")
     return measure(sizes, args.repeats, args.device, tell, args.steps)
 
 

@@ -1,4 +1,4 @@
-"""Swap the backbone of every config of mmdet and mmseg by a ConvNeXt and try each: `make zoo`."""
+"""Replace the backbone of every config of mmdet and mmseg by a ConvNeXt and test each: `make zoo`."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from convnext_dense.support.files import write_json, write_text
 
 
 def survey(args: argparse.Namespace) -> None:
-    """Try what the record does not have yet; each verdict is written as it comes."""
+    """Test what is not yet in the record; each verdict is written at once."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
     known = [structure for package in args.packages for structure in structures(package)[0]]
     done = {verdict.name for verdict in read_verdicts(args.out)}
@@ -34,7 +34,7 @@ def survey(args: argparse.Namespace) -> None:
 
 
 def write_docs(args: argparse.Namespace) -> None:
-    """The page and the JSON from one record or several, ``LABEL=FILE``."""
+    """Write the page and the JSON from one record or several, ``LABEL=FILE``."""
     named = dict(item.split("=", 1) for item in args.docs)
     surveys = {label: sorted(read_verdicts(Path(file))) for label, file in named.items()}
     write_text("docs/zoo.md", survey_page(surveys, args.note))
@@ -44,12 +44,12 @@ def write_docs(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("packages", nargs="*", default=["mmdet", "mmseg"], help="default: mmdet mmseg")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--out", type=Path, default=Path("results/zoo.jsonl"), help="goes on where it is")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--out", type=Path, default=Path("results/zoo.jsonl"), help="record to resume")
     parser.add_argument(
         "--docs", nargs="+", metavar="LABEL=FILE", help="write docs/zoo.md and docs/zoo.json from records"
     )
-    parser.add_argument("--note", default="", help="a sentence for the page: how the records came about")
+    parser.add_argument("--note", default="", help="a sentence for the page: how the records were made")
     args = parser.parse_args()
     (write_docs if args.docs else survey)(args)
 

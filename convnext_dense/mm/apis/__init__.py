@@ -1,1 +1,1 @@
-"""Room of what a command calls: ``train`` and ``predict``."""
+"""Functions that the commands call: ``train`` and ``predict``."""

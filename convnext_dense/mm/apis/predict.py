@@ -1,4 +1,4 @@
-"""Predictions on one's own images, as pictures and JSON."""
+"""Predictions on the user's own images, as pictures and JSON."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def find_images(sources: list[str]) -> list[Path]:
-    """Image files named in ``sources`` or lying in its folders, sorted within a folder.
+    """Image files in ``sources`` or in its folders, sorted within a folder.
 
     Raises:
         UserError: a source that does not exist, or no image at all.
@@ -115,7 +115,7 @@ def predict_images(
 ) -> Iterator[tuple[Path, str | None]]:
     """Predict one image after the other and write pictures, then ``predictions.json``.
 
-    A segmentation also leaves its label map ``<image>_labels.png`` (class index a pixel).
+    A segmentation also leaves its label map ``<image>_labels.png`` (one class index per pixel).
 
     Yields:
         each image with ``None``, or with the reason why it was left out.

@@ -34,14 +34,14 @@ from convnext_dense.mm.mmcv_ext import current_ops
 
 @dataclass(frozen=True)
 class TrainOptions(Options):
-    """What training takes beside the shared options."""
+    """Options of training beside the shared ones."""
 
     resume: str | None = option(
         "--resume",
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="go on from a checkpoint; without PATH from the newest of the work folder",
+        help="resume from a checkpoint; without PATH from the newest in the work folder",
     )
     amp: bool | None = option(
         "--amp",
@@ -52,7 +52,7 @@ class TrainOptions(Options):
         "--pretrained", metavar="PATH|URL|none", help="backbone weights instead of the config's"
     )
     seed: int | None = option(
-        "--seed", type=int, help="of every random number generator (default: a new one, or the resumed run's)"
+        "--seed", type=int, help="seed of the random numbers (default: a new one, or the resumed run's)"
     )
     batch: BatchRule = one_of(  # noqa: RUF009
         {
@@ -60,7 +60,7 @@ class TrainOptions(Options):
                 "--scale-lr",
                 "scale the learning rate to the batch that fits (default: accumulate the recipe's batch)",
             ),
-            "as_is": ("--no-accumulate", "one batch a step at the recipe's learning rate"),
+            "as_is": ("--no-accumulate", "one batch per step at the recipe's learning rate"),
         },
         default="accumulate",
     )
@@ -74,14 +74,14 @@ class TrainOptions(Options):
     )
     keep: int | None = option("--keep", type=int, metavar="K", help="keep the last K regular checkpoints")
     save_best: str | None = option(
-        "--save-best", metavar="METRIC", help="keep the best checkpoint, too, by e.g. mIoU or coco/bbox_mAP"
+        "--save-best", metavar="METRIC", help="also keep the best checkpoint by e.g. mIoU or coco/bbox_mAP"
     )
     checkpoint_minutes: float = option(
         "--checkpoint-minutes",
         default=30,
         type=float,
         metavar="M",
-        help="longest time without a checkpoint (default: 30; 0: the config's alone)",
+        help="longest time without a checkpoint (default: 30; 0: only the config's)",
     )
     strict_data: bool = option(
         "--strict-data",
@@ -93,19 +93,19 @@ class TrainOptions(Options):
         "--fsdp",
         default=False,
         action="store_true",
-        help="shard weights, gradients and optimizer over the processes, for models that fit no other way",
+        help="shard weights, gradients and optimizer over processes, for models that are too large otherwise",
     )
 
 
 def training_config(
     source: str, options: TrainOptions, splits: tuple[str, ...] = SPLITS
 ) -> tuple[Config, list[str]]:
-    """The config that the runner is built from, and lines to tell the user.
+    """Return the config that the runner is built from, and lines for the user.
 
     Args:
         source: config path or recipe name.
-        options: see there.
-        splits: whose files are looked at.
+        options: options of training.
+        splits: splits whose files are checked.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -119,8 +119,8 @@ def training_config(
     seed = options.seed
     if checkpoint:
         cfg.load_from = str(checkpoint)
-        set_pretrained(cfg, "none")  # the checkpoint replaces all weights, so none are fetched
-        if seed is None:  # before the runner deals out the data by it
+        set_pretrained(cfg, "none")  # the checkpoint replaces all weights, so none are downloaded
+        if seed is None:  # before the runner distributes the data with it
             seed = (read_position(checkpoint) or {}).get("seed")
     else:
         notes.append(set_pretrained(cfg, options.pretrained))
@@ -138,21 +138,21 @@ def training_config(
 
 
 def training_preflight(source: str, options: TrainOptions) -> bool:
-    """Say what a run needs and what is wrong with it; whether it can start. Nothing is written.
+    """Report what a run needs and what is wrong; return whether it can start. Nothing is written.
 
     Raises:
         UserError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
-    from convnext_dense.mm.preflight.run import preflight  # a run does without
+    from convnext_dense.mm.preflight.run import preflight  # a run does not need it
 
-    cfg, notes = training_config(source, options, splits=())  # it looks at all files, behind a fault, too
+    cfg, notes = training_config(source, options, splits=())  # it checks all files, also after a fault
     if dist.is_main_process():
         print(*notes, sep="\n")
     return preflight(cfg, options.strict_data, options.compile)
 
 
 def training_runner(source: str, options: TrainOptions) -> Runner:
-    """A runner ready for ``train()``, after printing what matters about the run.
+    """Return a runner ready for ``train()``, after logging a summary of the run.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -161,13 +161,13 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
     runner = RUNNERS.build(cfg)
     notes.append(tolerate_bad_data(runner, options.strict_data))
     runner.register_hook(LoaderHook())
-    runner.register_hook(FuseHook())  # of the evaluations between
+    runner.register_hook(FuseHook())  # for the evaluations in between
     if options.compile:
         notes.append(compile_backbone(runner.model))
     if cfg.train_cfg.get("accumulate", 1) > 1 and has_batch_norm(runner.model):
         notes.append(
-            f"batch norms see {cfg.train_dataloader.batch_size} images at a time, the recipe's more: "
-            "expect other statistics, and a little less accuracy"
+            f"batch norm sees {cfg.train_dataloader.batch_size} images at a time, fewer than in the recipe: "
+            "expect different statistics and slightly lower accuracy"
         )
     for line in notes:
         runner.logger.info(line)
@@ -175,7 +175,7 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
 
 
 def resume_point(cfg: Config, resume: str | None) -> tuple[Path | None, list[str]]:
-    """Checkpoint to resume from and lines to tell: ``"auto"`` means the newest whole one of the work folder.
+    """Checkpoint to resume from and lines for the user; ``"auto"``: the newest complete one.
 
     Raises:
         UserError: the given file does not exist.
@@ -193,7 +193,7 @@ def resume_point(cfg: Config, resume: str | None) -> tuple[Path | None, list[str
         told = f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning"
     else:
         told = f"resuming from {checkpoint}"
-    return checkpoint, [*(f"--resume: passed over a file: {line}" for line in passed_over), told]
+    return checkpoint, [*(f"--resume: skipped a file: {line}" for line in passed_over), told]
 
 
 def run_summary(cfg: Config, world_size: int) -> list[str]:
@@ -206,6 +206,6 @@ def run_summary(cfg: Config, world_size: int) -> list[str]:
     images = per_batch * world_size * accumulate
     return [
         f"recipe: {cfg.filename}",
-        f"batch: {images} images a step ({processes}{batches}); learning rate {lr}",
+        f"batch: {images} images per step ({processes}{batches}); learning rate {lr}",
         f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops()}",
     ]

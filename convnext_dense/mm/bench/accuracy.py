@@ -1,4 +1,4 @@
-"""Runs the test protocol of a table row and says what came out, as a record and a folder of predictions."""
+"""Runs the test protocol of a table row and saves a record and a folder of predictions."""
 
 import copy
 import datetime
@@ -62,20 +62,20 @@ PACKAGES = (
     "pycocotools",
     "faster-coco-eval",
 )
-_BESIDE_THE_POINT = ("init_cfg", "pretrained")  # of a model config: where training started from
+_BESIDE_THE_POINT = ("init_cfg", "pretrained")  # entries of a model config: initial weights of training
 
 
 @dataclass(frozen=True)
 class Job:
-    """One test: a config, the weights, and how.
+    """One test: a config, weights, and how to test.
 
     Attributes:
         source: recipe name or config file.
         checkpoint: file that holds the weights.
-        options: of the command line.
+        options: options of the command line.
         tta: several scales and flip instead of one scale.
-        evaluator: of COCO's figures.
-        row: of the paper's tables, where ``source`` is not its name.
+        evaluator: library for COCO's figures.
+        row: row of the paper's tables, if ``source`` is not its name.
     """
 
     source: str
@@ -92,12 +92,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where logs and predictions go."""
+        """Folder for logs and predictions."""
         return Path(self.options.work_dir or f"work_dirs/benchmark/{self.name}")
 
     @property
     def out(self) -> Path:
-        """Where the evaluation goes."""
+        """Folder for the evaluation."""
         return self.folder / ("evaluation_tta" if self.tta else "evaluation")
 
 
@@ -105,13 +105,13 @@ class Job:
 
 
 def recipe_name(source: str) -> str | None:
-    """``configs/cascade/convnext_b_3x.py`` -> ``cascade/convnext_b_3x``; ``None`` for one's own config."""
+    """``configs/cascade/convnext_b_3x.py`` -> ``cascade/convnext_b_3x``; ``None`` for a user's config."""
     name = source.removeprefix("./").removeprefix("configs/").removesuffix(".py")
     return name if name in list_configs() else None
 
 
 def config_hash(cfg: Config) -> str:
-    """Digest of what decides a test's outcome: model and test pipelines, not paths, devices or schedules."""
+    """Digest of what determines a test result: model and test pipelines, not paths, devices or schedules."""
     parts = {key: cfg.get(key) for key in ("tta_pipeline", "tta_model", "default_scope")}
     parts["model"] = _essence(cfg.model)
     parts["pipelines"] = [data.get("pipeline") for data in datasets_of(cfg, ("test",))]
@@ -119,7 +119,7 @@ def config_hash(cfg: Config) -> str:
 
 
 def _essence(node: object) -> object:
-    """A model config without what training started from; SyncBN counts as the BN that it is in a test."""
+    """A model config without initial weights; SyncBN counts as BN, as it is in a test."""
     if isinstance(node, dict):
         return {key: _essence(value) for key, value in node.items() if key not in _BESIDE_THE_POINT}
     if isinstance(node, list | tuple):
@@ -131,8 +131,8 @@ def row_of(cfg: Config, name: str) -> str | None:
     """Row of the paper's tables whose recipe tests as ``cfg`` does.
 
     Args:
-        cfg: of a run, say, with other paths.
-        name: the recipe's, with or without its folder.
+        cfg: config, for example of a run with other paths.
+        name: name of the recipe, with or without its folder.
     """
     stem = name.rpartition("/")[2]
     known = set(list_configs())
@@ -142,7 +142,7 @@ def row_of(cfg: Config, name: str) -> str | None:
 
 
 def task_of(cfg: Config) -> Task:
-    """What a config's model does.
+    """Task of a config's model.
 
     Raises:
         UserError: an evaluator other than mmdet's ``CocoMetric`` or mmseg's ``IoUMetric``.
@@ -151,12 +151,12 @@ def task_of(cfg: Config) -> Task:
     kind = str(evaluator.get("type")).split(".")[-1] if isinstance(evaluator, dict) else "a list"
     tasks: dict[str, Task] = {"CocoMetric": "detection", "IoUMetric": "segmentation"}
     if kind not in tasks:
-        raise UserError(f"test_evaluator is {kind}; a benchmark needs CocoMetric or IoUMetric, one of them")
+        raise UserError(f"test_evaluator is {kind}; a benchmark needs one of CocoMetric or IoUMetric")
     return tasks[kind]
 
 
 def identity(job: Job) -> dict:
-    """What makes a measurement the same again: an interrupted series goes on behind it."""
+    """Entries that identify a measurement; an interrupted series resumes after the recorded ones."""
     cfg = load_config(job.source, job.options.overrides)
     path = checkpoint_file(job.checkpoint)
     return dict(
@@ -189,19 +189,19 @@ def data_hash(cfg: Config, data_root: str | None) -> str:
 
 
 class Measurement(NamedTuple):
-    """The record of a test, and the folder of its predictions; no folder if it was recorded before."""
+    """Record of a test, and folder of its predictions; no folder if it was recorded before."""
 
     record: Mapping
     folder: Path | None
 
 
 def measure(job: Job, results: Path, again: bool = False) -> Measurement | None:
-    """Run one test and record it, unless it is recorded; ``None`` in processes but the first.
+    """Run one test and record it, unless it is recorded; ``None`` except in the first process.
 
     Args:
         job: the test.
-        results: folder of the records; a new one is a line in its ``accuracy.jsonl``.
-        again: run the test although it is recorded.
+        results: folder of the records; a new one becomes a line in ``accuracy.jsonl``.
+        again: run the test even if it is recorded.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -210,14 +210,14 @@ def measure(job: Job, results: Path, again: bool = False) -> Measurement | None:
     if record:
         return Measurement(record, None)
     evaluation = run_protocol(job)
-    if evaluation is None:  # a process of a distributed test, not the first
+    if evaluation is None:  # in a distributed test, not the first process
         return None
     append_record(results / "accuracy.jsonl", evaluation.record)
     return Measurement(evaluation.record, evaluation.folder)
 
 
 def run_protocol(job: Job) -> Evaluation | None:
-    """Test by the config's own protocol; the evaluation, saved, or ``None`` in processes but the first.
+    """Test by the config's own protocol and save the evaluation; ``None`` except in the first process.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -229,11 +229,11 @@ def run_protocol(job: Job) -> Evaluation | None:
     cfg = load_config(job.source, job.options.overrides)
     task, same = task_of(cfg), identity(job)
     overrides = {**(job.options.overrides or {}), **_keep_predictions(cfg, task, job.out)}
-    if cfg.get("visualizer"):  # mmengine keeps one of a name in a process, and its folder
+    if cfg.get("visualizer"):  # mmengine keeps one per name in a process, with its folder
         overrides["visualizer.name"] = str(job.out)
     options = replace(job.options, overrides=overrides, work_dir=str(job.folder))
     runner = testing_runner(job.source, str(job.checkpoint), options, job.tta)
-    (job.out / NAME).unlink(missing_ok=True)  # until the new one is whole there is none
+    (job.out / NAME).unlink(missing_ok=True)  # there is none until the new one is complete
     start = time.monotonic()
     runner.test()
     if dist.get_rank() != 0:
@@ -259,7 +259,7 @@ def run_protocol(job: Job) -> Evaluation | None:
 def _keep_predictions(cfg: Config, task: Task, out: Path) -> dict:
     """Config entries that make the test leave its predictions in ``out``."""
     if task == "detection":
-        # mmdet writes the detections; its own figures are rounded to 0.1 percent points
+        # mmdet writes the detections; its own figures are rounded to 0.1 percentage points
         return {"test_evaluator.format_only": True, "test_evaluator.outfile_prefix": str(out / "found")}
     evaluator = copy.deepcopy(dict(cfg.test_evaluator))
     ignored = evaluator.get("ignore_index", 255)
@@ -340,7 +340,7 @@ def _complexity(cfg: Config) -> dict | None:
     try:
         counted = config_complexity(cfg)
     except (ValueError, TypeError, AttributeError, NotImplementedError):
-        return None  # a model that the protocol does not know
+        return None  # a model that the protocol does not cover
     return dict(params=counted.params, macs=counted.macs)
 
 

@@ -3,8 +3,8 @@
 A detector at 1280x800: backbone, neck and RPN once, 1000 proposals through every
 box head, 100 RoIs through every mask head (the dummy forward pass of the
 published counts). A segmentor at crop x 4 crop: backbone, neck and decode head.
-RoIAlign moves values and multiplies none that are counted, so the heads get
-inputs of the right shape in its place.
+RoIAlign does no multiplications that are counted, so the heads get inputs of the
+right shape instead of its output.
 """
 
 import torch
@@ -30,14 +30,14 @@ MASK_ROIS = 100
 
 
 def config_complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Complexity:
-    """Parameters and MACs of a config's model, on the ``meta`` device.
+    """Parameters and MACs of a config's model, counted on the ``meta`` device.
 
     Args:
         cfg: config of a detector or segmentor of OpenMMLab.
-        shape: (height, width) in pixels; by default the protocol's.
+        shape: (height, width) in pixels; by default that of the protocol.
 
     Raises:
-        ValueError: no shape where the protocol has none.
+        ValueError: no shape was given and the protocol has none.
     """
     model = build_on_meta(cfg)
     shape = shape or protocol_shape(model)
@@ -53,7 +53,7 @@ def protocol_shape(model: nn.Module) -> tuple[int, int]:
     """(height, width) in pixels at which the paper's table counts a model of this kind.
 
     Raises:
-        ValueError: a segmentor that does not know its crop.
+        ValueError: a segmentor without a crop size.
     """
     if not hasattr(model, "decode_head"):
         return DETECTION_SHAPE
@@ -64,7 +64,7 @@ def protocol_shape(model: nn.Module) -> tuple[int, int]:
 
 
 def two_stage_forward(model: nn.Module, image: Tensor) -> list[Tensor]:
-    """Run what counts of a two-stage detector on ``image`` (1, 3, H, W); the outputs of RPN and heads."""
+    """Run the counted parts of a two-stage detector on ``image`` (1, 3, H, W); outputs of RPN and heads."""
     features = model.extract_feat(image)
     class_scores, box_deltas = model.rpn_head(features)
     roi_head = model.roi_head
@@ -79,7 +79,7 @@ def two_stage_forward(model: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def _run_heads(heads: nn.Module, extractors: nn.Module, count: int) -> list[Tensor]:
-    """``count`` RoIs through each head; a cascade has lists of heads and extractors."""
+    """Run ``count`` RoIs through each head; a cascade has lists of heads and extractors."""
     heads, extractors = (
         list(part) if isinstance(part, nn.ModuleList) else [part] for part in (heads, extractors)
     )
@@ -92,7 +92,7 @@ def _run_heads(heads: nn.Module, extractors: nn.Module, count: int) -> list[Tens
 
 
 def compare(name: str, shape: tuple[int, int] | None = None) -> Comparison:
-    """Count a row of the paper's tables, or any config, and put the paper's figures beside it.
+    """Count a row of the paper's tables, or any config, and add the paper's figures.
 
     Args:
         name: row or recipe such as ``cascade/convnext_b_3x`` or ``imagenet/convnext_t_224``, or
@@ -101,7 +101,7 @@ def compare(name: str, shape: tuple[int, int] | None = None) -> Comparison:
 
     Raises:
         UserError: neither a row, nor a recipe, nor a file.
-        ValueError: no shape where the protocol has none.
+        ValueError: no shape was given and the protocol has none.
     """
     row = paper.ROWS.get(name.removeprefix("configs/").removesuffix(".py"))
     if isinstance(row, paper.ImageNetRow):

@@ -1,4 +1,4 @@
-"""mmpretrain's ConvNeXt, to compare with."""
+"""mmpretrain's ConvNeXt, for comparison."""
 
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -8,7 +8,7 @@ from convnext_dense.support.optional_packages import optional
 
 
 def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
-    """mmpretrain's ``ImageClassifier`` over its ConvNeXt, or without classes the dense backbone alone.
+    """mmpretrain's ``ImageClassifier`` with its ConvNeXt, or without classes only the dense backbone.
 
     Raises:
         CheckpointError: mmpretrain is not installed.

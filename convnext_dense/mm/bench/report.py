@@ -1,4 +1,4 @@
-"""Gathers what the page about a run shows, from its work folder."""
+"""Collects the content of the page about a run from its work folder."""
 
 import platform
 from dataclasses import replace
@@ -36,10 +36,10 @@ def write_report(
 ) -> None:
     """Write the page about the training in folder ``run`` to ``out``.
 
-    The newest checkpoint is tested, unless its test lies in ``run/report`` already.
+    The newest checkpoint is tested, unless its test is already in ``run/report``.
 
     Raises:
-        UserError: no run there, or an unknown row.
+        UserError: no run in the folder, or an unknown row.
         DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
     source = run_config(run)
@@ -53,7 +53,7 @@ def write_report(
     except (FileNotFoundError, ValueError) as error:
         notes.append(f"No curves: {error}.")
     checkpoint, passed_over = newest_checkpoint(run, to_resume=False)
-    notes += [f"Passed over a checkpoint: {line}." for line in passed_over]
+    notes += [f"Skipped a checkpoint: {line}." for line in passed_over]
     if checkpoint is None:
         notes.append("No checkpoint in this folder yet.")
     elif skip_test:
@@ -74,22 +74,22 @@ def write_report(
 
 
 def run_config(run: Path) -> Path:
-    """The config that a training left in its work folder.
+    """The config that training wrote to its work folder.
 
     Raises:
-        UserError: none, or several of which none is newest.
+        UserError: no folder or no config.
     """
     if not run.is_dir():
         raise UserError(f"no folder {run}; give the work folder of a training")
     found = sorted(run.glob("*.py"), key=lambda path: path.stat().st_mtime)
     found = found or sorted(run.glob("*/vis_data/config.py"))
     if not found:
-        raise UserError(f"{run} has no config: nothing was trained there by tools/train.py")
+        raise UserError(f"{run} has no config: tools/train.py did not train there")
     return found[-1]
 
 
 def test(source: Path, checkpoint: Path, data_root: str | None, row: str | None) -> Evaluation:
-    """The evaluation of ``checkpoint``, made now unless the same one lies there."""
+    """The evaluation of ``checkpoint``, made now unless the same one is already there."""
     folder = source.parent / "report"
     job = Job(str(source), checkpoint, Options(work_dir=str(folder), data_root=data_root), row=row)
     if (job.out / NAME).is_file():
@@ -100,7 +100,7 @@ def test(source: Path, checkpoint: Path, data_root: str | None, row: str | None)
 
 
 def groups(cfg: Config, log: Log | None) -> list[Group]:
-    """Learning-rate groups; the length of an epoch follows from the log where the config does not tell it."""
+    """Learning-rate groups; the epoch length comes from the log if the config does not give it."""
     epochs = cfg.train_cfg.get("max_epochs")
     steps = next(iter(log.losses.values()))[0] if log else [epochs or 1]
     try:
@@ -122,7 +122,7 @@ def groups(cfg: Config, log: Log | None) -> list[Group]:
 
 
 def recipe_lines(cfg: Config, row: str | None) -> list[tuple[str, str]]:
-    """What the recipe is, in a few lines."""
+    """Summary of the recipe."""
     model, backbone = cfg.model, cfg.model.get("backbone") or {}
     start = (backbone.get("init_cfg") or {}).get("checkpoint") or "random weights"
     optimizer = cfg.optim_wrapper.optimizer
@@ -137,7 +137,7 @@ def recipe_lines(cfg: Config, row: str | None) -> list[tuple[str, str]]:
         ("model", f"{model.type}, backbone {backbone.get('type')}" + (f" {arch}" if arch else "")),
         ("started from", start),
         ("data", root),
-        ("batch", f"{cfg.train_dataloader.batch_size} images a process"),
+        ("batch", f"{cfg.train_dataloader.batch_size} images per process"),
         ("optimizer", f"{optimizer.type}, learning rate {optimizer.get('lr')}"),
         ("weight decay", str(optimizer.get("weight_decay", 0))),
         ("layer decay", str(decay) if decay else "none"),
@@ -154,7 +154,7 @@ def _phase(scheduler: dict) -> str:
 
 
 def checkpoint_lines(checkpoint: Path | None) -> list[tuple[str, str]]:
-    """What the checkpoint says of itself."""
+    """Name and metadata of the checkpoint."""
     if checkpoint is None:
         return []
     meta = read_with_meta(checkpoint)[1]
@@ -163,7 +163,7 @@ def checkpoint_lines(checkpoint: Path | None) -> list[tuple[str, str]]:
 
 
 def environment_lines(evaluation: Evaluation | None) -> list[tuple[str, str]]:
-    """Where the test ran, or where the page was made."""
+    """Environment in which the test ran or the page was made."""
     record = evaluation.record if evaluation else {}
     found = record.get("versions") or versions(PACKAGES)
     return [

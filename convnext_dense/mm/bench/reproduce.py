@@ -1,6 +1,6 @@
-"""The command line ``reproduce``: the released checkpoints on disk against the paper's tables.
+"""The command ``reproduce``: compares the released checkpoints on disk with the paper's tables.
 
-It plans, tries each checkpoint on one image, runs the tests that have no record yet, and ends in a verdict on
+It plans, tries each checkpoint on one image, runs the tests that have no record yet, and gives a verdict on
 each; the decisions are in :mod:`convnext_dense.results.reproduction`.
 """
 
@@ -51,7 +51,7 @@ def add_reproduce(subcommands: argparse._SubParsersAction) -> None:
         "reproduce",
         help="released checkpoints against the paper's figures, with a verdict for each row",
         description="Measure every row of the paper's COCO and ADE20K tables whose released checkpoint and "
-        "val set are on disk. What is measured stays recorded: the same command resumes after an "
+        "val set are on disk. Measurements stay recorded: the same command resumes after an "
         "interruption. Exit status: 0 all measured rows are reproduced, 1 some differ or failed, "
         "2 nothing was measured, 130 interrupted.",
     )
@@ -60,7 +60,7 @@ def add_reproduce(subcommands: argparse._SubParsersAction) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what to measure, and how; nothing here changes the published test."""
+    """Add the options for what to measure and how; none changes the published test."""
     add = parser.add_argument
     add("--data-root", metavar="DIR", help="folder with coco/ and ADEChallengeData2016/, or one of them")
     add(
@@ -79,12 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--tta", action="store_true", help="also ADE20K at several scales and flip, 12 passes per image")
     add("--quick", type=int, metavar="N", help="smoke test: the first N images of each row, recorded apart")
-    add("--again", action="store_true", help="measure also what is recorded")
+    add("--again", action="store_true", help="also measure what is recorded")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)")
     add("--work-dir", metavar="DIR", help="logs and predictions (default: work_dirs/benchmark)")
     add("--evaluator", choices=get_args(Evaluator), default="pycocotools", help="library for COCO's figures")
     add("--launcher", choices=get_args(Launcher), default="none", help="how processes are started")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best available)")
     # torchrun's predecessor passes the local rank as an argument
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
@@ -94,8 +94,8 @@ class Step:
     """One test on its way to a verdict.
 
     Attributes:
-        test: the plan's entry.
-        job: how to run it; ``None`` where something is not on disk.
+        test: entry of the plan.
+        job: how to run it; ``None`` if something is not on disk.
         verdict: the verdict so far.
         record: its accuracy record, once there is one.
     """
@@ -114,11 +114,11 @@ class Step:
         return f"{self.test.row}, {how_tested(self.test.tta)}"
 
     def finish(self, record: dict) -> None:
-        """Judge what was measured."""
+        """Judge the measured record."""
         self.record, self.verdict = record, judge(self.test, record)
 
     def fail(self, error: Exception) -> None:
-        """Judge an error; a traceback is printed for one that no user can act on."""
+        """Judge an error; a traceback is printed if the user cannot fix it."""
         self.verdict = judge(self.test, failure=failure_line(error, self.job))
 
 
@@ -126,7 +126,7 @@ def reproduce(args: argparse.Namespace) -> None:
     """Plan, try, measure, judge; always ends the process.
 
     Raises:
-        UserError: a wrong argument, or nothing that can be measured.
+        UserError: a wrong argument, or nothing can be measured.
         SystemExit: with the status that the command's help lists.
     """
     if args.quick is not None and args.quick < 1:
@@ -166,15 +166,15 @@ def reproduce(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace, folders: list[Path], results: Path) -> Iterator[Step]:
-    """Look at the disk and at the records.
+    """Check the disk and the records.
 
     Args:
         args: the command line.
-        folders: where released checkpoints may lie.
+        folders: folders that may hold released checkpoints.
         results: folder of the records.
 
     Raises:
-        UserError: a pattern that no row matches.
+        UserError: no row matches a pattern.
     """
     try:
         rows = select_rows(args.rows)
@@ -199,7 +199,7 @@ def plan(args: argparse.Namespace, folders: list[Path], results: Path) -> Iterat
 
 
 def try_checkpoints(steps: Sequence[Step], say: Callable[[str], None]) -> None:
-    """Load each checkpoint that has something to do and predict one image, so that faults show early."""
+    """Load each checkpoint that has tests to run and predict one image, to find faults early."""
     waiting = [step for step in steps if step.test.state == "will run"]
     checkpoints = list(dict.fromkeys(step.job.checkpoint for step in waiting))
     for number, checkpoint in enumerate(checkpoints, 1):
@@ -215,19 +215,19 @@ def try_checkpoints(steps: Sequence[Step], say: Callable[[str], None]) -> None:
 
 
 def first_image(job: Job) -> Job:
-    """The same job on one image at one scale, in a folder of its own; nothing of it is recorded."""
+    """The same job on one image at one scale, in its own folder; it is not recorded."""
     overrides = {**(job.options.overrides or {}), _INDICES: 1}
     options = replace(job.options, overrides=overrides, work_dir=str(job.folder / "trial"))
     return replace(job, options=options, tta=False)
 
 
 def measure_all(steps: Sequence[Step], results: Path, again: bool, say: Callable[[str], None]) -> None:
-    """Run every test that waits, one after the other; each ends in a record or in a failure.
+    """Run all waiting tests one after another; each ends in a record or a failure.
 
     Args:
         steps: the plan; verdicts are written into it.
         results: folder of the records.
-        again: measure also what is recorded.
+        again: also measure what is recorded.
         say: reports progress.
     """
     waiting = [step for step in steps if step.verdict.outcome == "not yet measured"]
@@ -260,7 +260,7 @@ def write_summary(steps: Sequence[Step], results: Path) -> None:
 
 
 def failure_line(error: Exception, job: Job) -> str:
-    """The error as one line without this machine's folders; the traceback of an unforeseen one is printed."""
+    """The error as one line without this machine's folders; prints the traceback of an unexpected one."""
     line = explain(error)
     if line is None:
         traceback.print_exception(error)
@@ -273,12 +273,12 @@ def failure_line(error: Exception, job: Job) -> str:
 
 
 def _free_memory() -> None:
-    """Let go of a runner's cycles, and of its model, before the next one is built."""
+    """Free a runner with its reference cycles and its model before the next one is built."""
     gc.collect()
 
 
 def _is_helper(launcher: Launcher) -> bool:
-    """Whether this is a process of a distributed test other than the first, which alone reports."""
+    """Whether this is not the first process of a distributed test; only the first one reports."""
     rank = {"none": "0", "pytorch": os.environ.get("RANK"), "slurm": os.environ.get("SLURM_PROCID")}
     return rank[launcher] not in (None, "0")
 

@@ -27,7 +27,7 @@ class LeftOut(NamedTuple):
     Attributes:
         row: name of the row.
         reason: the first missing part, in words.
-        lacks: every missing part.
+        lacks: all missing parts.
         expected: missing files and folders of the data, as paths.
     """
 
@@ -38,7 +38,7 @@ class LeftOut(NamedTuple):
 
 
 def find_data_root(cfg: Config, root: str | None) -> str | None:
-    """The folder of the test's data: the config's own, ``root``, or the usual name below ``root``."""
+    """Folder of the test's data: the config's own, ``root``, or the usual name below ``root``."""
     for data in datasets_of(cfg, ("test",)):
         own = Path(data.get("data_root") or "")
         places = [own]
@@ -52,7 +52,7 @@ def find_data_root(cfg: Config, root: str | None) -> str | None:
 
 
 def expected_data(cfg: Config, root: str | None) -> tuple[str, ...]:
-    """Paths of the test's data that are missing, where ``root`` or the config would have them."""
+    """Missing paths of the test's data, as expected from ``root`` or the config."""
     missing = []
     for data in datasets_of(cfg, ("test",)):
         own = Path(data.get("data_root") or "")
@@ -63,7 +63,7 @@ def expected_data(cfg: Config, root: str | None) -> tuple[str, ...]:
 
 
 def find_released(row: str, folders: Iterable[Path]) -> Path | None:
-    """The released checkpoint of a row in one of ``folders``, under its released file name."""
+    """Released checkpoint of a row in one of ``folders``, under its released file name."""
     released = paper.WEIGHTS.get(row)
     paths = [folder / Path(released).name for folder in folders] if released else []
     return next((path for path in paths if path.is_file()), None)
@@ -74,7 +74,7 @@ def find_checkpoint(row: str, folders: list[Path]) -> Path | None:
 
     Args:
         row: name of the row.
-        folders: where released files or work folders lie.
+        folders: folders with released files or work folders.
     """
     released = find_released(row, folders)
     if released:
@@ -101,12 +101,12 @@ def jobs_on_disk(
     """Every row of the COCO and ADE20K tables, as a job, or with what is missing.
 
     Args:
-        options: of the command line; ``data_root`` may hold both data sets.
+        options: options of the command line; ``data_root`` may hold both data sets.
         folders: see :func:`find_checkpoint`.
         evaluator: see :class:`Job`.
-        tta: for segmentors also several scales and flip.
-        rows: names of the rows to look at; all by default.
-        released: take released checkpoints only, never those of a run.
+        tta: also test segmentors at several scales and flip.
+        rows: names of the rows to check; all by default.
+        released: use only released checkpoints, not those of a run.
     """
     known = set(list_configs())
     find = find_released if released else find_checkpoint
@@ -134,19 +134,19 @@ def jobs_on_disk(
 
 
 def checkpoint_folders() -> list[Path]:
-    """Where weights are looked for: what was trained here, and what was downloaded."""
+    """Folders that are searched for weights: trained here or downloaded."""
     return [Path("work_dirs"), download_folder()]
 
 
 def download_folder() -> Path:
-    """Where downloads of weights lie."""
+    """Folder of downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def single_job(
     source: str, checkpoint: str | None, options: Options, evaluator: Evaluator, tta: bool = False
 ) -> Job:
-    """The test of a row or config; without ``checkpoint`` by the row's released weights.
+    """The test of a row or config; without ``checkpoint`` it uses the row's weights, on disk or released.
 
     Raises:
         UserError: no such config, or no weights.

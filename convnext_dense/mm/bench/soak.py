@@ -1,4 +1,4 @@
-"""Training under faults: killed at random, on a slow disk and on a full one, against a run without."""
+"""Training under faults (random kills, a slow disk, a full disk) compared with a run without faults."""
 
 import os
 import random
@@ -24,7 +24,7 @@ from convnext_dense.support.files import write_text
 TRAIN = ("-m", "convnext_dense", "train")
 OPTIONS = ("--seed", "3", "--ema", "0.01", "--checkpoint-minutes", "0.03", "--device", "cpu", "--resume")
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
-# of a checkpoint, what is of a process and not of the run
+# checkpoint entries that belong to the process and may differ between runs
 MAY_DIFFER = re.compile(
     r"/(time|data_time|experiment_name|mmengine_version|began|replaces|eta|cfg|last_ckpt|best_ckpt|filename)$"
 )
@@ -47,7 +47,7 @@ _COMMON = """
 _base_ = ["{base}"]
 train_dataloader = dict(batch_size=2, num_workers=2{sampler})
 val_dataloader = dict(num_workers=1)
-auto_scale_lr = dict(base_batch_size=4)  # two batches a step
+auto_scale_lr = dict(base_batch_size=4)  # two batches per step
 param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end={steps})]
 """
 SEGMENTATION = """
@@ -71,15 +71,15 @@ model = dict(
 
 
 class SoakError(AssertionError):
-    """Training did not do what it promises; the message says what was found."""
+    """Training did not behave as promised; the message says what was found."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe in a folder of its own.
+    """A recipe in its own folder.
 
     Attributes:
-        config: file of the config.
+        config: config file.
         data: data set in the recipe's layout.
         last: name of the final checkpoint.
     """
@@ -90,7 +90,7 @@ class Case:
 
 
 class Kill(NamedTuple):
-    """One line of the table: what ended a process, where the run was then, and how the process ended."""
+    """One line of the table: what ended a process, at which step, and with which status."""
 
     signal: str
     to: str
@@ -100,14 +100,14 @@ class Kill(NamedTuple):
 
 
 def make_case(task: str, folder: Path, shapes: Path, steps: int, small: bool = False) -> Case:
-    """``segmentation`` by iterations, or ``detection`` by four epochs, of ``steps`` steps in all.
+    """Make a case: ``segmentation`` by iterations or ``detection`` over four epochs, ``steps`` steps in all.
 
     Args:
-        task: which.
-        folder: receives the config.
-        shapes: as :func:`convnext_dense.data.synthetic.make_shapes` writes it.
-        steps: optimizer steps; for detection, the number of training scenes decides.
-        small: a model and scenes of 64 pixels, for tests.
+        task: ``segmentation`` or ``detection``.
+        folder: folder for the config.
+        shapes: data set folder written by :func:`convnext_dense.data.synthetic.make_shapes`.
+        steps: optimizer steps; for detection, the number of training scenes sets them.
+        small: use a small model and scenes of 64 pixels, for tests.
     """
     segments = task == "segmentation"
     base = config_path("demo/upernet_shapes" if segments else "demo/mask_rcnn_shapes")
@@ -124,7 +124,7 @@ def make_case(task: str, folder: Path, shapes: Path, steps: int, small: bool = F
 
 
 class Training:
-    """A started training in a session of its own; its output is in ``log``."""
+    """A training process in its own session; its output is in ``log``."""
 
     def __init__(self, case: Case, work_dir: Path, fault: str = "") -> None:
         program = ["-c", _PROGRAM.format(fault=fault)] if fault else TRAIN
@@ -144,7 +144,7 @@ class Training:
             )
 
     def reached(self) -> str:
-        """The last step that the log tells of, such as ``17`` or ``epoch 2, 5``."""
+        """The last step in the log, such as ``17`` or ``epoch 2, 5``."""
         found = _STEP.findall(self.log.read_text(errors="replace"))
         if not found:
             return "start"
@@ -155,7 +155,7 @@ class Training:
         """Exit status, after making sure that nothing is left behind.
 
         Raises:
-            SoakError: a process of the session lives on, or a half-written file is there after a clean end.
+            SoakError: a process of the session still runs, or a partial file is there after a clean end.
         """
         status = self.process.wait(timeout)
         deadline = time.monotonic() + 10
@@ -183,10 +183,10 @@ def session_processes(session: int) -> list[int]:
 
 
 def run_through(case: Case, work_dir: Path) -> Path:
-    """Train to the end; the final checkpoint.
+    """Train to the end; return the final checkpoint.
 
     Raises:
-        SoakError: it ended with an error.
+        SoakError: training ended with an error.
     """
     training = Training(case, work_dir)
     if status := training.wait():
@@ -198,10 +198,10 @@ def run_through(case: Case, work_dir: Path) -> Path:
 
 
 def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -> Iterator[Kill]:
-    """Start, kill and start again ``kills`` times; every third start is on a slow disk, killed in a write.
+    """Start, kill and restart ``kills`` times; every third start is on a slow disk and killed during a write.
 
     Raises:
-        SoakError: a status or message that is not as promised, something left behind, or nothing to kill.
+        SoakError: an unexpected status or message, something left behind, or nothing to kill.
     """
     for number in range(kills):
         in_write = number % 3 == 2
@@ -210,7 +210,7 @@ def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -
         if in_write:
             _until(training, lambda t: list(t.work_dir.glob(".*.partial")))
             signum = signal.SIGKILL
-            time.sleep(rng.uniform(0, 1.2))  # two waits for the disk, with the renaming in between
+            time.sleep(rng.uniform(0, 1.2))  # two waits for the disk, with the renaming between them
         else:
             signum = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
             time.sleep(rng.uniform(0, 3))
@@ -223,10 +223,10 @@ def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -
         if status == 0 or DONE in log:  # the run ended before it could be killed
             if not number:
                 raise SoakError(
-                    f"training ended before the first kill, more steps are needed: {training.log}"
+                    f"training ended before the first kill; more steps are needed: {training.log}"
                 )
             return
-        if status != STATUS[signum] or (signum != signal.SIGKILL and "go on with: " not in log):
+        if status != STATUS[signum] or (signum != signal.SIGKILL and "Resume with: " not in log):
             raise SoakError(f"{signum.name} ended in status {status}: {training.log}")
         to = "group" if group else "process"
         place = f"{reached}, writing" if in_write else reached
@@ -234,16 +234,16 @@ def kill_at_random(case: Case, work_dir: Path, kills: int, rng: random.Random) -
 
 
 def _until(training: Training, condition: Any) -> None:
-    """Wait for ``condition``, or the end of the process."""
+    """Wait for ``condition`` or the end of the process."""
     while training.process.poll() is None and not condition(training):
         time.sleep(0.05)
 
 
 def fill_the_disk(case: Case, work_dir: Path, megabytes: int) -> str:
-    """Let the disk of the work folder run full, give it space, and train to the end; how it was done.
+    """Fill the disk of the work folder, free space, and train to the end; return how the disk was filled.
 
     Raises:
-        SoakError: another end than the one clear line, or checkpoints that are not whole.
+        SoakError: training did not end with one clear line, or checkpoints are incomplete.
     """
     work_dir.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "soak", str(work_dir)]
@@ -254,11 +254,11 @@ def fill_the_disk(case: Case, work_dir: Path, megabytes: int) -> str:
         lines = [line for line in training.log.read_text().splitlines() if line.startswith("error: no space")]
         if status != 2 or len(lines) != 1:
             raise SoakError(
-                f"a full disk ended in status {status} and {len(lines)} clear lines: {training.log}"
+                f"a full disk ended in status {status} with {len(lines)} clear lines: {training.log}"
             )
         found, passed_over = newest_checkpoint(work_dir)
         if found is None or passed_over:
-            raise SoakError(f"a full disk left {found} to go on from and {passed_over}")
+            raise SoakError(f"a full disk left {found} to resume from, and skipped: {passed_over}")
         if mounted:
             subprocess.run(["mount", "-o", "remount,size=1g", str(work_dir)], check=True)
         run_through(case, work_dir)
@@ -271,9 +271,9 @@ def fill_the_disk(case: Case, work_dir: Path, megabytes: int) -> str:
 
 
 def memory_slope(case: Case, work_dir: Path) -> tuple[float, float]:
-    """Growth in bytes a step, over the last half of the run, and resident bytes at its end.
+    """Growth in bytes per step over the last half of the run, and resident bytes at its end.
 
-    Of the main process and its workers together.
+    Both are for the main process and its workers together.
 
     Raises:
         SoakError: training ended with an error.
@@ -288,7 +288,7 @@ def memory_slope(case: Case, work_dir: Path) -> tuple[float, float]:
         resident, processes = 0, session_processes(training.process.pid)
         for pid in processes:
             try:
-                # without what is shared with the parent, which would count as often as there are workers
+                # without memory shared with the parent, which would count once per worker
                 fields = Path(f"/proc/{pid}/statm").read_text().split()
                 resident += (int(fields[1]) - int(fields[2])) * page
             except OSError:
@@ -297,7 +297,7 @@ def memory_slope(case: Case, work_dir: Path) -> tuple[float, float]:
     if training.wait():
         raise SoakError(f"training ended with an error: {training.log}")
     steps, resident, count = np.array(samples, dtype=float).T
-    # evaluations have a worker more for a while, and at the end they all go
+    # evaluations add a worker for a while, and at the end all workers exit
     usual = count == np.bincount(count.astype(int)).argmax()
     steps, resident = steps[usual], resident[usual]
     late = steps > steps[-1] / 2
@@ -308,7 +308,7 @@ def memory_slope(case: Case, work_dir: Path) -> tuple[float, float]:
 
 
 def differences(first: Any, second: Any, name: str = "") -> list[str]:
-    """Names of the leaves in which two checkpoints differ, to the last bit, but for :data:`MAY_DIFFER`."""
+    """Names of leaves that are not bit-identical in two checkpoints, except :data:`MAY_DIFFER`."""
     if MAY_DIFFER.search(name):
         return []
     if type(first) is not type(second):
@@ -337,7 +337,7 @@ def check_same(first: Path, second: Path) -> int:
     """Number of tensors in two equal checkpoints.
 
     Raises:
-        SoakError: they differ; names the first few leaves.
+        SoakError: they differ; the message names the first few leaves.
     """
     one, other = read_checkpoint(first), read_checkpoint(second)
     if found := differences(one, other):

@@ -1,9 +1,9 @@
-"""What ``tools/benchmark.py speed`` measures: backbones beside their peers, whole detectors and segmentors.
+"""What ``tools/benchmark.py speed`` measures: backbones and their peers, whole detectors and segmentors.
 
-A detector with random weights finds nothing, and one that finds nothing is fast. So inference of a whole
-model has a fixed load, that of the paper's counts: backbone, neck, RPN with its NMS, 1000 RoIs through
-every box head, 100 through every mask head, and 100 masks pasted; RoIAlign included. A segmentor runs to
-its label map. A training step is the model's own, on noise with eight objects an image.
+A detector with random weights finds nothing, and is therefore fast. So inference of a whole model has the
+fixed load of the paper's counts: backbone, neck, RPN with its NMS, 1000 RoIs through every box head, 100
+through every mask head, and 100 masks pasted; RoIAlign included. A segmentor runs to its label map. A
+training step is the model's own, on noise with eight objects per image.
 """
 
 import copy
@@ -38,21 +38,21 @@ PROPOSALS, MASK_ROIS, OBJECTS = 1000, 100, 8
 
 
 class Level(NamedTuple):
-    """How much of our backbone is kept for backward: ``memory`` and the stages of ``with_cp``."""
+    """What our backbone keeps for the backward pass: ``memory`` and the stages of ``with_cp``."""
 
     memory: str
     with_cp: bool | tuple[int, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Level":
-        """``lean``, ``plain+cp`` (recompute every block) or ``lean+cp01`` (those of stages 0 and 1).
+        """Parse ``lean``, ``plain+cp`` (recompute every block) or ``lean+cp01`` (those of stages 0 and 1).
 
         Raises:
             UserError: anything else.
         """
         memory, plus, stages = text.partition("+cp")
         if memory not in MEMORY or not set(stages) <= set("0123"):
-            raise UserError(f"--memory {text}: use {', '.join(MEMORY)}, or one with +cp or +cp01 behind it")
+            raise UserError(f"--memory {text}: use {', '.join(MEMORY)}, optionally with +cp or +cp01")
         return cls(memory, (tuple(map(int, stages)) or True) if plus else False)
 
 
@@ -77,7 +77,7 @@ def arch_of(name: str) -> str | None:
 
 
 def config_of(name: str) -> Config:
-    """Config of a recipe; only whole models and other networks need mmdet and mmseg for it.
+    """Config of a recipe; only whole models and other networks need mmdet and mmseg.
 
     Raises:
         UserError: no such recipe.
@@ -96,16 +96,16 @@ def backbone_subjects(
     bound: bool,
     peers: Collection[str] = PEERS,
 ) -> Iterator[Subject | str]:
-    """Backbone of a row beside the same in other libraries and those of its rivals in the paper's table.
+    """Backbone of a row, the same in other libraries, and those of its rivals in the paper's table.
 
     Args:
         name: row, recipe or arch.
         direction: inference or training.
-        conditions: of the measurement.
-        levels: of ours, in training.
-        channels_last: measure the others in this layout, too.
-        bound: in inference, the pointwise products by themselves as well.
-        peers: those of :data:`PEERS` to measure; all of them wait in memory while one runs.
+        conditions: conditions of the measurement.
+        levels: memory levels of ours, in training.
+        channels_last: also measure the others in this layout.
+        bound: in inference, also measure the pointwise products alone.
+        peers: members of :data:`PEERS` to measure; all of them stay in memory while one runs.
 
     Yields:
         subjects, or the reason why one is left out.
@@ -147,7 +147,7 @@ def _ours(arch: str, direction: Pass, conditions: Conditions, levels: Sequence[L
 
 
 def rival_rows(name: str) -> list[str]:
-    """Swin of the same size, data and task, and for the tiny ConvNeXt ResNet-50, where there are recipes."""
+    """Recipes of Swin with the same size, data and task, and of ResNet-50 for the tiny ConvNeXt, if any."""
     from convnext_dense.recipes import list_configs
 
     task, _, recipe = name.partition("/")
@@ -177,7 +177,7 @@ def paper_shape(name: str, direction: Pass) -> Size:
 
 
 def build_model(name: str, memory: str = "lean") -> nn.Module:
-    """Detector or segmentor of a recipe with random weights, its batch norms for one process."""
+    """Detector or segmentor of a recipe with random weights and batch norms for one process."""
     from mmengine.registry import MODELS, init_default_scope
 
     from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
@@ -195,7 +195,7 @@ def build_model(name: str, memory: str = "lean") -> nn.Module:
 def model_subjects(
     name: str, direction: Pass, conditions: Conditions, levels: Sequence[Level]
 ) -> Iterator[Subject | str]:
-    """A row's whole model beside those of its rivals in the paper's table."""
+    """A row's whole model and those of its rivals in the paper's table."""
     ours = config_of(name).model.backbone.type in OURS
     if ours and direction == "training":
         for level in levels:
@@ -242,7 +242,7 @@ def model_subject(
                 forward(model, image)
 
         if conditions.batch != 1 or conditions.shape != DETECTION_SHAPE or not hasattr(model, "roi_head"):
-            entries["paper_fps"] = None  # the paper's are of one image of 1280x800
+            entries["paper_fps"] = None  # the paper's are for one image of 1280x800
         return Subject(label, ours, infer, None, model, image, entries)
     entries["paper_fps"] = None
     model.train()
@@ -264,7 +264,7 @@ def segment(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def detect(model: nn.Module, image: Tensor) -> list:
-    """(N, 3, H, W) -> pasted masks of each image, with the load that this module describes."""
+    """(N, 3, H, W) -> pasted masks of each image, with the load described in this module."""
     count = len(image)
     metas = _metas(image)
     features = model.extract_feat(image)
@@ -303,12 +303,12 @@ def _mask_heads(roi_head: nn.Module, features: Sequence[Tensor], rois: Tensor) -
 
 
 def spread_boxes(count: int, image: Tensor) -> Tensor:
-    """(count, 4) boxes of 16 pixels a side to half the image, the same at each call, all inside it."""
+    """(count, 4) boxes with sides from 16 pixels to half the image, inside it, the same in each call."""
     height, width = image.shape[2:]
     generator = torch.Generator().manual_seed(0)
     size = torch.tensor([width, height], dtype=torch.float32)
     random = torch.rand(count, 4, generator=generator)
-    extent = 16 * (size / 32).pow(random[:, :1]) + random[:, 2:3]  # even in the logarithm: most are small
+    extent = 16 * (size / 32).pow(random[:, :1]) + random[:, 2:3]  # uniform in the logarithm: most are small
     extent = torch.minimum(extent, size)
     start = random[:, 2:] * (size - extent)
     return torch.cat([start, start + extent], 1).to(image.device)
@@ -332,7 +332,7 @@ def _detection_samples(metas: Sequence[dict]) -> list:
 
 
 def synthetic_samples(model: nn.Module, conditions: Conditions) -> Callable[[], list]:
-    """Makes the annotations of a batch anew at each call, because losses write into them."""
+    """A function that copies the annotations of a batch at each call, because losses change them."""
     image = torch.empty(conditions.batch, 3, *conditions.shape)
     make = _objects if hasattr(model, "roi_head") else _labels
     samples = [sample.to(conditions.device) for sample in make(model, image)]

@@ -1,4 +1,4 @@
-"""The command line ``speed``: time and memory beside the peers, as a table and as records."""
+"""The command ``speed``: time and memory compared with the peers, as a table and as records."""
 
 import argparse
 import datetime
@@ -29,13 +29,13 @@ from convnext_dense.results.records import append_record
 
 def add_speed(subcommands: argparse._SubParsersAction) -> None:
     """Add ``speed`` to a command line."""
-    parser = subcommands.add_parser("speed", help="time and memory beside the peers")
+    parser = subcommands.add_parser("speed", help="time and memory compared with the peers")
     add_arguments(parser)
     parser.set_defaults(run=speed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What and under which conditions."""
+    """Add the options: what to measure and under which conditions."""
     add = parser.add_argument
     add(
         "rows",
@@ -55,21 +55,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shape", nargs=2, type=int, metavar=("H", "W"), help="image size (default: the paper's)")
     add("--batch", type=int, default=1, metavar="N", help="images at a time (default: 1)")
     add("--dtype", nargs="+", choices=tuple(DTYPES), default=["fp32"], help="default: fp32")
-    add("--channels-last", action="store_true", help="measure the peers in that layout, too (ours always is)")
+    add("--channels-last", action="store_true", help="also measure the peers in that layout (ours always is)")
     add(
         "--peers",
         nargs="*",
         choices=PEERS,
         default=PEERS,
-        help="which of them to measure beside ours, none without a name (default: all; the backbone's)",
+        help="libraries to compare our backbone with; no name means none (default: all)",
     )
-    add("--compile", action="store_true", help="everything through torch.compile")
+    add("--compile", action="store_true", help="compile everything with torch.compile")
     add(
         "--memory",
         nargs="+",
         default=["lean"],
         metavar="LEVEL",
-        help="of our training: plain, lean, leaner; lean+cp recomputes all blocks, lean+cp01 two stages'",
+        help="for our training: plain, lean, leaner; lean+cp recomputes all blocks, lean+cp01 two stages",
     )
     add(
         "--device",
@@ -78,20 +78,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's own choice)")
     add("--repeats", type=int, metavar="N", help="interleaved repeats (default: 5 on a CPU, 50 on a GPU)")
-    add("--bound", action="store_true", help="inference: the pointwise products by themselves as well")
+    add("--bound", action="store_true", help="inference: also measure the pointwise products alone")
     add(
         "--json",
         type=Path,
         metavar="FILE",
-        help="append a record of each measurement, one JSON object a line",
+        help="append a record of each measurement, one JSON object per line",
     )
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Measure everything that was asked for; print each comparison when it is done.
+    """Measure everything requested; print each comparison when it is done.
 
     Raises:
-        UserError: an argument that does not make sense.
+        UserError: an invalid argument.
     """
     check(args)
     if args.threads:
@@ -119,7 +119,7 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise UserError(f"{option} {value}: at least 1")
     if args.shape and min(args.shape) < 32:
-        raise UserError(f"--shape {args.shape[0]} {args.shape[1]}: at least 32 pixels a side")
+        raise UserError(f"--shape {args.shape[0]} {args.shape[1]}: at least 32 pixels per side")
     for row in args.rows:
         if "/" not in row and not row.endswith(".py"):
             try:
@@ -127,13 +127,13 @@ def check(args: argparse.Namespace) -> None:
             except ValueError as error:
                 raise UserError(f"{error}, or a recipe such as cascade/convnext_t_3x") from None
         if "model" in args.part and (row in ARCHS or row.startswith("imagenet/")):
-            raise UserError(f"{row} is a backbone alone; leave --part model out")
+            raise UserError(f"{row} is a backbone alone; omit --part model")
 
 
 def compare(
     row: str, part: str, direction: str, dtype: str, levels: Sequence[Level], args: argparse.Namespace
 ) -> Iterator[list[dict]]:
-    """Records of one comparison, side by side in interleaved repeats; nothing if no contender is there."""
+    """Records of one comparison, measured in interleaved repeats; empty if there is nothing to measure."""
     shape = tuple(args.shape) if args.shape else paper_shape(row, direction)
     conditions = Conditions(torch.device(args.device), dtype, shape, args.batch, args.compile)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Where the time of a detector's training step and of its evaluation goes, part by part."""
+"""Time of each part of a detector's training step and of its evaluation."""
 
 import time
 from collections import defaultdict
@@ -17,7 +17,7 @@ from convnext_dense.mm.datasets.paths import check_data, datasets_of, set_data_r
 
 
 def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> dict[str, float]:
-    """CPU seconds of each part over ``images`` images behind one to warm up, on random weights.
+    """CPU seconds of each part over ``images`` images after one for warm-up, with random weights.
 
     Args:
         row: recipe of a two-stage detector.
@@ -27,7 +27,7 @@ def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> d
         images: at least 1.
 
     Raises:
-        UserError: not a two-stage detector, or no image.
+        UserError: not a two-stage detector, or fewer than one image.
         DatasetNotFoundError: files of the dataset are missing.
     """
     if images < 1:
@@ -39,7 +39,7 @@ def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> d
     check_data(cfg, (split,))
     clock, model = Clock(), build_model(row)
     if not getattr(model, "with_roi_head", False):
-        raise UserError(f"{row} is no two-stage detector")
+        raise UserError(f"{row} is not a two-stage detector")
     data = DATASETS.build(datasets_of(cfg, (split,))[0])
     fuse(model.eval()) if evaluation else model.train()
     run = _evaluate if evaluation else _train
@@ -58,7 +58,7 @@ class Clock:
         self._inside: list[float] = []
 
     def timed(self, part: str, function: Callable) -> Callable:
-        """``function``, its time booked to ``part``."""
+        """Wrap ``function`` so that its time is added to ``part``."""
 
         def run(*args, **kwargs):
             self._inside.append(0.0)
@@ -74,13 +74,13 @@ class Clock:
         return run
 
     def watch(self, owner: object, method: str, part: str) -> None:
-        """Book a method of an object, where it has one."""
+        """Time a method of an object, if it has this method."""
         if hasattr(owner, method):
             setattr(owner, method, self.timed(part, getattr(owner, method)))
 
 
 def watch_model(clock: Clock, model: nn.Module) -> None:
-    """Book the parts of a two-stage detector."""
+    """Time the parts of a two-stage detector."""
     clock.watch(model.data_preprocessor, "forward", "normalising and padding")
     clock.watch(model.backbone, "forward", "backbone")
     clock.watch(model.neck, "forward", "FPN")
@@ -108,7 +108,7 @@ def _modules(part: nn.Module) -> list[nn.Module]:
 
 
 def _train(clock: Clock, model: nn.Module, batches: list[dict]) -> None:
-    """Steps as in training, batch by batch; the first one only warms up."""
+    """Training steps, batch by batch."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)

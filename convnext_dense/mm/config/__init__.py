@@ -1,4 +1,4 @@
-"""Room of configs: changing and reading them.
+"""Configs: changing and reading them.
 
-``edit`` (one function an option of a command), ``lr_plan`` (what a recipe does to the learning rate).
+``edit`` (one function per option of a command), ``lr_plan`` (what a recipe does to the learning rate).
 """

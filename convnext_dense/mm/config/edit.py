@@ -1,6 +1,6 @@
-"""Edits of a config that the command lines make, each in one respect.
+"""Edits of a config for the options of the commands.
 
-Each function changes ``cfg`` in place and returns the line to tell the user, or ``None``.
+Each function changes ``cfg`` in place and returns the line for the user, or ``None``.
 """
 
 import os
@@ -16,10 +16,11 @@ from convnext_dense.errors import UserError
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]
 STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
+"""mmengine's training loop -> ours, which counts optimizer steps."""
 
 
 def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
-    """Mixed precision on, off, or as the recipe has it where the device can."""
+    """Switch mixed precision on or off, or use the recipe's setting if the device supports it."""
     wrapper = cfg.optim_wrapper
     recipe = wrapper.get("type", "OptimWrapper") == "AmpOptimWrapper"
     wanted = recipe if amp is None else amp
@@ -39,7 +40,7 @@ def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
 
 
 def set_pretrained(cfg: Config, source: str | None) -> str | None:
-    """Backbone weights: ``None`` leaves the config's, ``"none"`` means random, else a path or URL."""
+    """Set the backbone weights: ``None`` keeps the config's, ``"none"`` means random, else a path or URL."""
     backbone = cfg.model.get("backbone")
     if source is None or backbone is None:
         return None
@@ -50,7 +51,7 @@ def set_pretrained(cfg: Config, source: str | None) -> str | None:
 
 
 def set_plain_batch_norm(cfg: Config, world_size: int, device: str) -> str | None:
-    """SyncBN -> BN where it cannot run: one process, or no GPU."""
+    """Replace SyncBN by BN where it cannot run: one process, or no GPU."""
     if world_size > 1 and device == "cuda":
         return None
     count = _rename_norms(cfg.model)
@@ -59,7 +60,7 @@ def set_plain_batch_norm(cfg: Config, world_size: int, device: str) -> str | Non
 
 
 def _rename_norms(node: object) -> int:
-    """Change every ``type='SyncBN'`` below ``node``; the number of changes."""
+    """Change every ``type='SyncBN'`` below ``node`` and return the number of changes."""
     if isinstance(node, dict):
         found = node.get("type") == "SyncBN"
         if found:
@@ -69,19 +70,19 @@ def _rename_norms(node: object) -> int:
 
 
 def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> list[str]:
-    """Make a step of the recipe's images, or its learning rate that of the step, and count the run in steps.
+    """Match the step to the recipe's batch, or the learning rate to the step, and count the run in steps.
 
     Args:
         cfg: changed in place; ``auto_scale_lr.base_batch_size`` is the recipe's batch.
         world_size: processes, each with ``train_dataloader.batch_size`` images at a time.
-        rule: ``accumulate`` adds up the gradients of as many batches as come nearest to the recipe's,
+        rule: ``accumulate`` adds up the gradients of the number of batches nearest to the recipe's,
             ``scale_lr`` scales the learning rate with the batch, ``as_is`` does neither.
 
     Returns:
-        lines to tell the user.
+        lines for the user.
 
     Raises:
-        UserError: another rule, or one that needs a base batch size where the config has none.
+        UserError: an unknown rule, or one that needs a base batch size that the config lacks.
     """
     if rule not in get_args(BatchRule):
         raise UserError(f"batch rule {rule!r}; use one of {get_args(BatchRule)}")
@@ -89,8 +90,8 @@ def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> l
     recipe, per_batch = auto.get("base_batch_size"), cfg.train_dataloader.batch_size * world_size
     scaled = rule == "scale_lr" or auto.get("enable", False)
     if scaled and not recipe:
-        raise UserError("--scale-lr needs auto_scale_lr.base_batch_size in the config: the rate's own batch")
-    own = cfg.optim_wrapper.get("accumulative_counts", 1) > 1  # the config counts batches, and knows it
+        raise UserError("--scale-lr needs auto_scale_lr.base_batch_size in the config: the batch of the rate")
+    own = cfg.optim_wrapper.get("accumulative_counts", 1) > 1  # the config itself counts batches
     accumulate = batches_of_step(recipe, per_batch) if rule == "accumulate" and not scaled and not own else 1
     loop = cfg.train_cfg.get("type") or (
         "EpochBasedTrainLoop" if cfg.train_cfg.get("by_epoch") else "IterBasedTrainLoop"
@@ -103,7 +104,7 @@ def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> l
     cfg.train_cfg.update(type=STEP_LOOPS[loop], accumulate=accumulate)
     if scaled:
         cfg.auto_scale_lr = ConfigDict(auto, enable=True)
-        return [f"learning rate x {per_batch / recipe:g}: {per_batch} images a step, {recipe} in the recipe"]
+        return [f"learning rate x {per_batch / recipe:g}: {per_batch} images per step, recipe: {recipe}"]
     images = per_batch * accumulate
     if recipe and images != recipe:
         return [f"the recipe's learning rate belongs to {recipe} images, a step has {images}; see --scale-lr"]
@@ -113,12 +114,12 @@ def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> l
 
 
 def batches_of_step(recipe: int | None, per_batch: int) -> int:
-    """Batches of ``per_batch`` images that come nearest to the recipe's; 1 where it states none."""
+    """Number of batches of ``per_batch`` images nearest to the recipe's batch; 1 if it states none."""
     return max(1, round(recipe / per_batch)) if recipe else 1
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether statistics of the batch are used in training; frozen norms use none."""
+    """Whether training uses batch statistics; frozen norms do not."""
     mode = model.training
     found = any(isinstance(m, _BatchNorm) and m.training for m in model.train().modules())
     model.train(mode)
@@ -137,19 +138,19 @@ def set_ema(cfg: Config, momentum: float | None) -> str | None:
 
 
 def set_checkpoints(cfg: Config, keep: int | None, best: str | None, minutes: float) -> None:
-    """Checkpoints by :class:`convnext_dense.mm.engine.checkpoint_io.CheckpointKeeper`.
+    """Write checkpoints with :class:`convnext_dense.mm.engine.checkpoint_io.CheckpointKeeper`.
 
     Args:
         cfg: changed in place.
-        keep: regular checkpoints to keep; ``None`` as the config has it.
-        best: metric whose best checkpoint is kept, too; ``None`` as the config has it.
-        minutes: longest time without a checkpoint, 0 for any.
+        keep: regular checkpoints to keep; ``None`` for the config's setting.
+        best: metric whose best checkpoint is also kept; ``None`` for the config's setting.
+        minutes: longest time without a checkpoint, 0 for no limit.
 
     Raises:
         UserError: nothing would be kept.
     """
     if keep is not None and keep < 1:
-        raise UserError(f"--keep {keep}: at least one checkpoint has to stay")
+        raise UserError(f"--keep {keep}: at least one checkpoint must be kept")
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     hook = hooks.get("checkpoint") or ConfigDict(type="CheckpointHook", interval=1)
     if hook["type"] not in ("CheckpointHook", "CheckpointKeeper"):
@@ -167,14 +168,14 @@ LOGS = {"wandb": ("WandbVisBackend", "wandb"), "mlflow": ("MLflowVisBackend", "m
 
 
 def set_backends(cfg: Config, log: str | None = None) -> None:
-    """TensorBoard files beside the JSON log, and the learning rate of every group in both.
+    """Write TensorBoard files beside the JSON log, and the learning rate of every group to both.
 
     Args:
         cfg: changed in place; mmengine's own backends stay.
-        log: one of :data:`LOGS`, to write there, too.
+        log: one of :data:`LOGS`, an additional log.
 
     Raises:
-        UserError: another ``log``, or its package is not installed.
+        UserError: an unknown ``log``, or its package is not installed.
     """
     wanted = {"LocalVisBackend": {}, "TensorboardVisBackend": {}}
     if log is not None:
@@ -184,7 +185,7 @@ def set_backends(cfg: Config, log: str | None = None) -> None:
         if find_spec(package) is None:
             raise UserError(f"--log {log} needs a package that is not installed: pip install {package}")
         wanted[backend] = _mlflow_place(cfg) if log == "mlflow" else {}
-    # assigned, because what setdefault returns of a Config is a copy
+    # assigned, because setdefault of a Config returns a copy
     visualizer = cfg.get("visualizer") or ConfigDict(type="Visualizer")
     backends = list(visualizer.get("vis_backends") or [])
     present = {backend["type"] for backend in backends}
@@ -203,6 +204,6 @@ def _mlflow_place(cfg: Config) -> dict[str, str]:
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return dict(tracking_uri=uri)
     folder = Path(cfg.get("work_dir") or ".").resolve()
-    # an experiment of its own: that of the default name would keep its files in the current folder
+    # a separate experiment: the default one would keep its files in the current folder
     place = dict(exp_name=folder.name, artifact_location=(folder / "mlflow").as_uri())
     return dict(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", **place)

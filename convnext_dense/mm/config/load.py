@@ -1,4 +1,4 @@
-"""Configs by path, by the name of a recipe, or out of another package."""
+"""Configs by path, by the name of a recipe, or from another package."""
 
 import warnings
 from pathlib import Path
@@ -11,20 +11,20 @@ from convnext_dense.recipes import config_path
 
 
 def load_config(source: str, overrides: dict | None = None) -> Config:
-    """Config by path, by the name of a recipe such as ``cascade/convnext_b_3x``, or out of another package.
+    """Load a config by path, by the name of a recipe (``cascade/convnext_b_3x``), or from another package.
 
     Args:
         source: path, recipe, or ``mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py``.
         overrides: entries to replace, by dotted key.
 
     Raises:
-        UserError: neither a file nor a known recipe; the near names are listed.
+        UserError: neither a file nor a known recipe; similar names are listed.
     """
     # registers the ops and the backbone, also for a config that does not ask for them
     import convnext_dense.mm  # noqa: F401
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine's import of it
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine imports it
         if "::" in source:
             cfg = _zoo_config(source)
         else:
@@ -44,5 +44,5 @@ def _zoo_config(source: str) -> Config:
     except Exception as error:  # mmengine raises many types for a package or file that is not there
         said = str(error).strip().split("\n")[0]
         raise UserError(
-            f"no config {source}: {said}; it is PACKAGE::PATH below that package's configs"
+            f"no config {source}: {said}; use PACKAGE::PATH, with PATH below that package's configs"
         ) from None

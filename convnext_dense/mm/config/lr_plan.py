@@ -1,6 +1,6 @@
-"""What a recipe will do to the learning rate, before any of it is paid for.
+"""The learning rates of a recipe, computed before any training.
 
-Groups and rates come from the config alone: the model is built on the ``meta``
+Groups and rates come from the config only: the model is built on the ``meta``
 device and mmengine's own schedulers are stepped through the run.
 """
 
@@ -23,7 +23,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from convnext_dense.errors import ArgumentError
 from convnext_dense.mm.models.meta_device import build_on_meta
 
-COCO_TRAIN_IMAGES = 117_266  # of train2017, those with a box of a known category
+COCO_TRAIN_IMAGES = 117_266  # images of train2017 with a box of a known category
 
 
 class GroupPlan(NamedTuple):
@@ -32,11 +32,11 @@ class GroupPlan(NamedTuple):
     Attributes:
         name: group name, or ``all`` when the recipe has no layer decay.
         layer: layer id, 0 at the input; ``None`` without layer decay.
-        contents: what the group holds, in short.
-        tensors, params: how many.
+        contents: short summary of the group's parameters.
+        tensors, params: their numbers.
         lr: rate before any schedule.
         lr_start, lr_peak, lr_end: rates of the first iteration, the highest, the last.
-        weight_decay: as the optimizer gets it.
+        weight_decay: value that the optimizer gets.
     """
 
     name: str
@@ -63,7 +63,7 @@ def make_plan(cfg: Config, iters_per_epoch: int | None = None) -> Plan:
 
     Args:
         cfg: config with ``model``, ``optim_wrapper``, ``param_scheduler`` and ``train_cfg``.
-        iters_per_epoch: for recipes by epoch; by default that of COCO train2017.
+        iters_per_epoch: iterations per epoch, for recipes by epoch; by default that of COCO train2017.
 
     Raises:
         ValueError: a recipe by epoch on data of unknown size.
@@ -90,9 +90,9 @@ def make_plan(cfg: Config, iters_per_epoch: int | None = None) -> Plan:
 
 
 def merged_groups(cfg: Config) -> list[dict]:
-    """Parameter groups of a config's optimizer; unnamed groups of equal settings are put together.
+    """Parameter groups of a config's optimizer; unnamed groups of equal settings are merged.
 
-    mmengine's default constructor makes a group of every parameter, which is no table to read.
+    mmengine's default constructor makes one group per parameter, too many for a table.
     """
     model = build_on_meta(cfg)
     wrapper = copy.deepcopy(cfg.optim_wrapper)
@@ -124,7 +124,7 @@ def merged_groups(cfg: Config) -> list[dict]:
 
 @contextlib.contextmanager
 def _no_logs() -> Iterator[None]:
-    """mmengine logs several lines a parameter."""
+    """Silence mmengine, which logs several lines per parameter."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -133,7 +133,7 @@ def _no_logs() -> Iterator[None]:
 
 
 def run_length(cfg: Config, iters_per_epoch: int | None = None) -> tuple[int, int]:
-    """(iterations of the run, iterations an epoch); a run by iteration has one epoch.
+    """Return (iterations of the run, iterations per epoch); a run by iteration has one epoch.
 
     Raises:
         ValueError: a recipe by epoch on data of unknown size.
@@ -143,7 +143,7 @@ def run_length(cfg: Config, iters_per_epoch: int | None = None) -> tuple[int, in
     if iters_per_epoch is None:
         dataset = cfg.get("train_dataloader", {}).get("dataset", {})
         if dataset.get("ann_file") != "annotations/instances_train2017.json":
-            raise ArgumentError("the size of the training set is unknown; give the iterations an epoch")
+            raise ArgumentError("the size of the training set is unknown; give the iterations per epoch")
         batch = cfg.get("auto_scale_lr", {}).get("base_batch_size", cfg.train_dataloader.batch_size)
         iters_per_epoch = math.ceil(COCO_TRAIN_IMAGES / batch)
     return cfg.train_cfg.max_epochs * iters_per_epoch, iters_per_epoch
@@ -158,7 +158,7 @@ def simulate(
         schedulers: ``param_scheduler`` of a config.
         base_rates: learning rate of each group before the first scheduler.
         max_iters: iterations of the run.
-        epoch_length: iterations an epoch.
+        epoch_length: iterations per epoch.
 
     Returns:
         (max_iters, groups): the learning rate that each iteration trains with.
@@ -173,7 +173,7 @@ def simulate(
         i = 0
         while i < max_iters:
             active = [scheduler for scheduler in by_iter if i < scheduler.end]
-            # behind the warm-up nothing changes before the end of the epoch
+            # after the warm-up nothing changes before the end of the epoch
             stop = i + 1 if active else min((i // epoch_length + 1) * epoch_length, max_iters)
             rates[i:stop] = [group["lr"] for group in optimizer.param_groups]
             for scheduler in active:
@@ -188,7 +188,7 @@ def simulate(
 def _build_scheduler(
     cfg: dict, optimizer: torch.optim.Optimizer, max_iters: int, epoch_length: int
 ) -> object:
-    """As mmengine's runner builds it."""
+    """Build a scheduler as mmengine's runner does."""
     cfg = copy.deepcopy(dict(cfg))
     by_epoch = cfg.get("by_epoch", True)
     cfg.setdefault("end", max_iters // epoch_length if by_epoch else max_iters)
@@ -197,7 +197,7 @@ def _build_scheduler(
 
 
 def summarise_names(names: Iterable[str]) -> str:
-    """What a group holds, in short, such as ``downsample_layers.2, stages.2.0-2``.
+    """Summarise a group's parameters, such as ``downsample_layers.2, stages.2.0-2``.
 
     Args:
         names: full parameter names of one group.
@@ -232,7 +232,7 @@ def draw(plan: Plan, path: str | Path, title: str = "") -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="iteration", ylabel="learning rate", yscale="log", title=title)
     step = max(1, len(plan.rates) // 20_000)  # a picture shows no more
-    # Groups that differ in weight decay alone lie on each other: one curve a layer.
+    # Groups that differ in weight decay alone lie on each other: one curve per layer.
     curves = {group.layer: i for i, group in enumerate(plan.groups)}
     for number, (layer, i) in enumerate(sorted(curves.items(), key=lambda item: item[0] or 0)):
         shade = (

@@ -1,4 +1,4 @@
-"""Test-time augmentation as an edit of a config: its test pipeline, and the model around its model."""
+"""Test-time augmentation as an edit of a config: its test pipeline, and a wrapper of its model."""
 
 import copy
 
@@ -9,15 +9,15 @@ from convnext_dense.mm.datasets.paths import datasets_of
 
 SEGMENTATION_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # as published for ADE20K
 DETECTION_RATIOS = (0.75, 1.0, 1.25)  # nothing is published
-# keep the logits of every augmentation, or refuse masks; ours take their place
+# these keep the logits of every augmentation, or refuse masks; ours replace them
 _REPLACED = {"SegTTAModel": "SegmentationTTA", "DetTTAModel": "DetectionTTA"}
 
 
 def set_tta(cfg: Config) -> str:
-    """Make the test of ``cfg`` an augmented one; the line to tell the user.
+    """Switch ``cfg`` to augmented testing and return the line for the user.
 
     Raises:
-        UserError: a test pipeline that cannot be varied, or a model that is neither kind.
+        UserError: a test pipeline that cannot be augmented, or a model of another kind.
     """
     segments = "decode_head" in cfg.model
     if not segments and "roi_head" not in cfg.model:
@@ -35,7 +35,7 @@ def set_tta(cfg: Config) -> str:
 
 
 def augmented_pipeline(steps: list[dict], ratios: tuple[float, ...]) -> list[dict]:
-    """Test pipeline -> load, then each ratio with and without a flip, then the other steps.
+    """Build the augmented test pipeline: load, then each ratio with and without a flip, then the other steps.
 
     A ratio multiplies the scale that the pipeline resizes to, as published; mmseg's own configs multiply
     the size of the image itself. Annotations are read after the flip, so they stay as they are.
@@ -49,11 +49,11 @@ def augmented_pipeline(steps: list[dict], ratios: tuple[float, ...]) -> list[dic
     rest = [copy.deepcopy(step) for step in steps if step not in load and step not in resizes]
     if resizes and [kind for kind in kinds if "Resize" in kind] != ["Resize"]:
         raise UserError(
-            f"--tta cannot vary {[step.type for step in resizes]}; give the config a tta_pipeline"
+            f"--tta cannot augment {[step.type for step in resizes]}; give the config a tta_pipeline"
         )
     resize = resizes[0] if resizes else ConfigDict(type="Resize", scale_factor=1.0, keep_ratio=True)
     for step in rest:
-        if step.get("meta_keys"):  # the flip has to be known when predictions are turned back
+        if step.get("meta_keys"):  # the flip has to be known when predictions are flipped back
             step.meta_keys = tuple(dict.fromkeys([*step.meta_keys, "scale_factor", "flip", "flip_direction"]))
     flips = [ConfigDict(type="RandomFlip", prob=prob, direction="horizontal") for prob in (0.0, 1.0)]
     variants = [[_scaled(resize, ratio) for ratio in ratios], flips, *([step] for step in rest)]

@@ -50,8 +50,8 @@ def required_paths(data: ConfigDict) -> list[Path]:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...] = SPLITS) -> None:
-    """Raise :class:`DatasetNotFoundError` with the first missing path, the layout expected and the remedy."""
-    # files behind a storage backend (S3, petrel) are not ours to look for
+    """Raise :class:`DatasetNotFoundError` with the first missing path, the expected layout and the remedy."""
+    # files in a storage backend (S3, petrel) are not checked here
     local = [data for data in datasets_of(cfg, splits) if not data.get("backend_args")]
     paths = list(dict.fromkeys(path for data in local for path in required_paths(data)))
     missing = [path for path in paths if not path.exists()]

@@ -1,8 +1,8 @@
-"""Training goes on with bad files and annotations, counted and named; evaluation and ``--strict-data`` stop.
+"""Training continues despite bad files and annotations and logs them; evaluation and ``--strict-data`` stop.
 
 The loaders of a config get a checked dataset around each dataset and checked transforms in place of mmcv's
-(:mod:`convnext_dense.mm.datasets.transforms`). This is done to the runner, behind the config: the one that
-goes to the work folder stays as the user wrote it, and works in the toolboxes' own tools.
+(:mod:`convnext_dense.mm.datasets.transforms`). This is done in the runner, after the config was read: the
+config in the work folder stays as the user wrote it, and works in the toolboxes' own tools.
 """
 
 import logging
@@ -31,14 +31,14 @@ PREFIXES = ("mmengine.", "mmcv.", "mmdet.", "mmseg.", "mmpretrain.")
 
 
 def tolerate_bad_data(runner: Runner, strict: bool = False) -> str:
-    """Make a runner check its data; before ``train()`` or ``test()``, which build the loaders.
+    """Make a runner check its data; call it before ``train()`` or ``test()``, which build the loaders.
 
     Args:
         runner: its loaders' configs are changed, and it gets a hook.
         strict: stop at the first bad file or annotation file.
 
     Returns:
-        the line to tell the user.
+        the line to log.
     """
     loaders = {f"{split}_dataloader": getattr(runner, f"_{split}_dataloader") for split in SPLITS}
     lines = [set_tolerant_data(loaders, strict)]
@@ -50,19 +50,19 @@ def tolerate_bad_data(runner: Runner, strict: bool = False) -> str:
         runner.register_hook(BadInputHook())
     built = [name for name, loader in loaders.items() if loader is not None and not _is_config(loader)]
     if built:
-        lines.append(f"{', '.join(built)} left alone: built already")
+        lines.append(f"{', '.join(built)} not checked: already built")
     return "; ".join(lines)
 
 
 def set_tolerant_data(loaders: MutableMapping, strict: bool = False) -> str:
-    """Change ``train_dataloader``, ``val_dataloader`` and ``test_dataloader`` in place; twice does no harm.
+    """Change ``train_dataloader``, ``val_dataloader`` and ``test_dataloader`` in place; safe to repeat.
 
     Args:
         loaders: a config, or the loaders of a runner.
-        strict: training raises, too; evaluation always does, because its figures are of all images.
+        strict: training raises too; evaluation always does, because its figures are for all images.
 
     Returns:
-        the line to tell the user.
+        the line to log.
     """
     unread = []
     for split in SPLITS:
@@ -76,9 +76,9 @@ def set_tolerant_data(loaders: MutableMapping, strict: bool = False) -> str:
         if trains:
             _report_at_the_end(loader["dataset"])
         unread += [leaf["type"] for leaf in _leaves(loader["dataset"]) if not _has_checked_image(leaf)]
-    does = "stop the run (--strict-data)" if strict else "are counted, named and left out in training"
+    does = "stop the run (--strict-data)" if strict else "are counted, logged and left out in training"
     others = sorted(set(map(str, unread)))
-    alone = f"; {', '.join(others)} left alone: no LoadImageFromFile in the pipeline" if others else ""
+    alone = f"; {', '.join(others)} not checked: no LoadImageFromFile in the pipeline" if others else ""
     return f"bad images and annotations {does}{alone}"
 
 
@@ -97,7 +97,7 @@ def _any_entry(node: object, key: str) -> bool:
 
 
 def check_pipelines(node: object, on_fault: OnFault) -> None:
-    """Exchange the loading transforms in every pipeline below ``node``."""
+    """Replace the loading transforms in every pipeline below ``node``."""
     if isinstance(node, list | tuple):
         for item in node:
             check_pipelines(item, on_fault)
@@ -107,7 +107,7 @@ def check_pipelines(node: object, on_fault: OnFault) -> None:
     if kind in ("LoadCheckedImage", "LoadCheckedAnnotations"):
         node["on_fault"] = on_fault
     elif kind == "LoadImageFromFile":
-        node.pop("ignore_empty", None)  # drops images without a word
+        node.pop("ignore_empty", None)  # drops images silently
         node.update(type="LoadCheckedImage", on_fault=on_fault)
     elif kind == "LoadAnnotations":
         loader = ConfigDict(node)
@@ -148,7 +148,7 @@ def _report_at_the_end(node: object) -> None:
 
 
 def _leaves(node: object) -> Iterator[MutableMapping]:
-    """Dataset configs that are no wrappers."""
+    """Dataset configs that are not wrappers."""
     if isinstance(node, list | tuple):
         for item in node:
             yield from _leaves(item)
@@ -158,7 +158,7 @@ def _leaves(node: object) -> Iterator[MutableMapping]:
 
 
 def wrap_datasets(node: object, on_fault: OnFault, trains: bool, masks: bool) -> None:
-    """Put a ``CheckedDataset`` around every dataset of an annotation file below ``node``."""
+    """Put a ``CheckedDataset`` around every dataset with an annotation file below ``node``."""
     if isinstance(node, list | tuple):
         for item in node:
             wrap_datasets(item, on_fault, trains, masks)
@@ -180,18 +180,18 @@ def checked_dataset(
     masks: bool = False,
     lazy_init: bool = False,
 ) -> Dataset:
-    """Build ``dataset`` itself, with an annotation file in COCO's format repaired or judged as it is read.
+    """Build ``dataset``; its annotation file in COCO's format is repaired or checked while it is read.
 
     Args:
-        dataset: config; any class but those that read by ``pycocotools`` is built as it is.
+        dataset: config; a class that does not read with ``pycocotools`` is built unchanged.
         on_fault: raise for any fault, or repair.
-        trains: if not, nothing is repaired: the metric reads the file itself, so faults that would spoil
+        trains: if false, nothing is repaired: the metric reads the file itself, so faults that would spoil
             it raise.
         masks: whether masks are used.
-        lazy_init: leave the file for later, and unchecked; mmdet wants to know class names alone.
+        lazy_init: do not read or check the file yet; mmdet does this when it needs only class names.
 
     Raises:
-        BadInputError: an annotation file that cannot be used, or with faults that were to raise.
+        BadInputError: an annotation file that cannot be used, or has faults that must raise.
     """
     if lazy_init:
         return DATASETS.build({**dataset, "lazy_init": True})
@@ -207,20 +207,20 @@ def checked_dataset(
     judge = partial(_judge, str(built.ann_file), folder, on_fault, trains, masks)
     built.COCOAPI = _checking(api, str(built.ann_file), judge)
     built.full_init()
-    if not built.COCOAPI.used:  # LVIS inherits it, and reads in its own way
+    if not built.COCOAPI.used:  # LVIS inherits it but reads in its own way
         _warn(unchecked)
-    del built.COCOAPI  # a class made here cannot go to a worker
+    del built.COCOAPI  # a local class cannot be sent to a worker
     return built
 
 
 def _reads_by_pycocotools(api: type | None) -> bool:
-    """Panoptic files and videos have indices, and entries, of their own."""
+    """Whether ``api`` indexes like pycocotools; panoptic files and videos have other indices and entries."""
     index = getattr(api, "createIndex", None)
     return index is not None and index.__module__ == "pycocotools.coco"
 
 
 def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
-    """``api`` with the content of the file judged between reading and indexing."""
+    """Subclass of ``api`` that judges the content of the file between reading and indexing."""
 
     class Checking(api):
         used = False
@@ -230,7 +230,7 @@ def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
                 super().__init__(annotation_file)
             except BadInputError:
                 raise
-            except (ValueError, AssertionError) as error:  # no JSON, or no table
+            except (ValueError, AssertionError) as error:  # not JSON, or not a table
                 raise BadInputError(f"cannot read annotations from {path}: {error}") from None
 
         def createIndex(self) -> None:
@@ -242,7 +242,7 @@ def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
 
 
 def _judge(path: str, folder: str | None, on_fault: OnFault, trains: bool, masks: bool, content: Any) -> dict:
-    """The content to go on with."""
+    """The content to continue with."""
     if not trains and not content.get("annotations"):
         return content  # images alone, to be predicted
     try:
@@ -264,7 +264,7 @@ def _without_remedy(fault: Fault) -> str:
 
 
 def _size_of(folder: str | None, file_name: str) -> tuple[int, int] | None:
-    """Size of an image on disk, as it is read; ``None`` if it cannot be."""
+    """Size of an image on disk, as it is read; ``None`` if it cannot be read."""
     try:
         return size_on_disk(Path(folder, file_name)) if folder is not None else None
     except (OSError, ValueError, SyntaxError):
@@ -286,14 +286,14 @@ def _warn(line: str) -> None:
 
 @HOOKS.register_module()
 class BadInputHook(Hook):
-    """Warn once of every file that training left out, and say how many there were.
+    """Warn once about every file that training left out, and report how many there were.
 
-    Faults come with the samples, so every batch is looked at as it enters the model, those of an accumulated
-    step included. Several processes tell each other at the interval.
+    Faults come with the samples, so every batch is inspected as it enters the model, also within an
+    accumulated step. Several processes exchange their findings at the interval.
 
     Args:
-        interval: steps between two exchanges of several processes.
-        named: files with a line of their own; the rest is counted, and listed in ``bad_input.txt``.
+        interval: steps between two exchanges among several processes.
+        named: number of files that get their own line; the rest is counted and listed in ``bad_input.txt``.
     """
 
     def __init__(self, interval: int = 50, named: int = 20) -> None:
@@ -305,7 +305,7 @@ class BadInputHook(Hook):
         self.handle = None
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the batches from now on."""
+        """Start to inspect the batches."""
         model = unwrapped(runner.model)
         self.handle = model.data_preprocessor.register_forward_pre_hook(self._look)
 
@@ -318,12 +318,12 @@ class BadInputHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Warn of what is new."""
+        """Warn about new files."""
         if runner.world_size == 1 or self.every_n_train_iters(runner, self.interval):
             self.warn(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Say how many there were, where there are more than last time."""
+        """Report how many there were, if there are more than last time."""
         self.warn(runner)
         if len(self.known) == self.told or runner.rank != 0:
             return
@@ -335,13 +335,13 @@ class BadInputHook(Hook):
         )
 
     def after_train(self, runner: Runner) -> None:
-        """Look no longer."""
+        """Stop inspecting the batches."""
         if self.handle is not None:
             self.handle.remove()
             self.handle = None
 
     def warn(self, runner: Runner) -> None:
-        """One line a file, of all processes, up to a number."""
+        """Log one line per file of all processes, up to ``named`` lines."""
         found = dist.all_gather_object(self.new) if runner.world_size > 1 else [self.new]
         self.new = {}
         for path, message in (item for part in found for item in part.items()):
@@ -351,4 +351,4 @@ class BadInputHook(Hook):
             if len(self.known) <= self.named:
                 runner.logger.warning(f"bad input, another image takes its place: {message}")
             if len(self.known) == self.named:
-                runner.logger.warning("further bad input is counted, and not named here any more")
+                runner.logger.warning("further bad input is counted but no longer logged here")

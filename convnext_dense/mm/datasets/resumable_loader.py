@@ -1,4 +1,4 @@
-"""Training data of one optimizer step at a time, from any step of the run on."""
+"""Training data for one optimizer step at a time, starting at any step of the run."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from convnext_dense.support.seeding import SAMPLE, seed_all
 
 
 class StepLoader:
-    """Lists of ``accumulate`` batches, whose augmentations follow from the seed and the place in the run.
+    """Lists of ``accumulate`` batches whose augmentations depend only on seed and position in the run.
 
     Sample ``n`` of a pass, counted over all ranks, is drawn from ``(seed, pass, n)``, whichever worker of any
-    rank loads it. So a run goes on exactly from any step, on another number of workers or ranks, too. What
-    was seen before is skipped by index; no image is read for it.
+    rank loads it. So a run resumes exactly at any step, also with another number of workers or ranks. Samples
+    seen before are skipped by index; no image is read for them.
 
-    Anything else is asked of the ``DataLoader`` behind: ``dataset``, ``sampler``, ``num_workers`` ...
+    Other attributes are those of the wrapped ``DataLoader``: ``dataset``, ``sampler``, ``num_workers`` ...
 
     Args:
-        loader: as mmengine builds it.
-        accumulate: batches of a step.
-        seed: of the run.
-        rank, world_size: of this process.
+        loader: ``DataLoader`` as mmengine builds it.
+        accumulate: batches per step.
+        seed: seed of the run.
+        rank, world_size: rank of this process and number of processes.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class StepLoader:
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet
+        if name == "loader":  # not set yet
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -55,14 +55,14 @@ class StepLoader:
         return self.epoch(0)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[list]:
-        """The steps of pass ``number`` over the data, from step ``first`` of it on."""
+        """The steps of pass ``number`` over the data, starting at its step ``first``."""
         self.batches.take(number, first * self.accumulate)
         batches = iter(self.loader)
         while step := list(itertools.islice(batches, self.accumulate)):
             yield step
 
     def endless(self, first: int = 0) -> Iterator[list]:
-        """Steps without end, from step ``first`` of the run on."""
+        """Steps without end, starting at step ``first`` of the run."""
         self.batches.take(None, first * self.accumulate)
         batches = iter(self.loader)
         while True:
@@ -74,7 +74,7 @@ class NumberedBatches(Sampler):
 
     Args:
         batch_sampler: yields lists of indices.
-        rank, world_size: samples are dealt to the ranks in turn, as mmengine's samplers do.
+        rank, world_size: samples are distributed to the ranks in turn, as by mmengine's samplers.
     """
 
     def __init__(self, batch_sampler: Sampler, rank: int, world_size: int) -> None:
@@ -92,7 +92,7 @@ class NumberedBatches(Sampler):
         return len(self.batch_sampler)
 
     def take(self, epoch: int | None, first: int) -> None:
-        """What comes next: pass ``epoch``, or all passes if ``None``, without the first ``first`` batches."""
+        """Set what comes next: pass ``epoch``, or all passes if ``None``; skip ``first`` batches."""
         self.epochs = itertools.count() if epoch is None else (epoch,)
         self.first = first
 
@@ -101,7 +101,7 @@ class NumberedBatches(Sampler):
         for epoch in self.epochs:
             if hasattr(self.sampler, "set_epoch"):
                 self.sampler.set_epoch(epoch)
-            seen = 0  # by this rank, in this pass
+            seen = 0  # by this rank in this pass
             for batch in self.batch_sampler:  # an infinite sampler's only pass has no end
                 if left:
                     left -= 1
@@ -116,20 +116,20 @@ class NumberedBatches(Sampler):
 
 
 class SeededDataset(Dataset):
-    """Seeds every random number generator before each sample; anything else is the dataset's own."""
+    """Seeds every random number generator before each sample; otherwise behaves as the dataset."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
 
     def __getattr__(self, name: str) -> Any:
-        # `__getitems__` would go round the seeding
+        # `__getitems__` would bypass the seeding
         if name == "dataset" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Hooks such as mmdet's ``PipelineSwitchHook`` change the dataset in the middle of a run."""
+        """Set attributes on the dataset; hooks such as mmdet's ``PipelineSwitchHook`` do so during a run."""
         owner = self if name in ("dataset", "seed") else self.dataset
         object.__setattr__(owner, name, value)
 

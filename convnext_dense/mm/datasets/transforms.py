@@ -1,9 +1,9 @@
-"""Transforms that read images and label maps, and know what to do with a bad one.
+"""Transforms that read images and label maps, and handle bad ones.
 
-They stand in for mmcv's ``LoadImageFromFile`` and for ``LoadAnnotations`` of label maps. A bad file ends in a
-:class:`BadInputError`, or the sample is dropped in mmengine's manner, by ``None``, and the dataset draws
-another one. What was dropped travels to the main process with the next sample that this process finishes:
-a worker's own log lines would come again every epoch, and from other ranks not at all.
+They replace mmcv's ``LoadImageFromFile`` and the ``LoadAnnotations`` of label maps. A bad file raises a
+:class:`BadInputError`, or the sample is dropped as usual in mmengine, by returning ``None``, and the dataset
+draws another one. Reports of dropped files reach the main process with the next sample that this process
+finishes: a worker's own log lines would repeat every epoch, and those of other ranks would be missing.
 """
 
 import errno
@@ -24,26 +24,26 @@ from convnext_dense.errors import UserError
 
 OnFault = Literal["skip", "raise"]
 FIELD = "bad_input"
-"""Entry of a sample's meta information: the ``(file, message)`` that were dropped before it."""
+"""Entry of a sample's meta information: the ``(file, message)`` pairs that were dropped before it."""
 MAX_IN_A_ROW = 50
 
 _pending: list[tuple[str, str]] = []  # of this process, since its last good sample
 
 
 class BadInputError(UserError):
-    """A file of the data set that cannot be used; one line names it and its id."""
+    """A file of the data set that cannot be used; one line gives its name and id."""
 
     def __str__(self) -> str:
-        """The line alone, also when torch brings the error from a worker inside the text of a traceback."""
+        """The line alone, also when torch passes the error on from a worker inside a traceback."""
         text = super().__str__()
         return text.rpartition(f"{type(self).__name__}: ")[2].strip() if "Traceback" in text else text
 
 
 def dropped(message: str, path: str, on_fault: OnFault) -> None:
-    """What a transform returns for a bad file.
+    """Return what a transform returns for a bad file: ``None``.
 
     Raises:
-        BadInputError: ``on_fault`` says so, or nothing else was found for a long time.
+        BadInputError: ``on_fault`` is ``raise``, or many files in a row were bad.
     """
     if on_fault == "raise":
         raise BadInputError(message)
@@ -56,7 +56,7 @@ def read_bytes(path: str, backend_args: dict | None) -> bytes:
     """The content of a file, from wherever the config keeps it.
 
     Raises:
-        PictureError: it is not there or cannot be read; a lost connection is no fault of the file.
+        PictureError: it is missing or cannot be read; a lost connection does not count as a bad file.
     """
     try:
         return fileio.get(path, backend_args=backend_args)
@@ -75,11 +75,11 @@ def _name(results: Mapping) -> str:
 
 @TRANSFORMS.register_module()
 class LoadCheckedImage(LoadImageFromFile):
-    """As mmcv's, for any picture there is, in the orientation that the annotations were made in.
+    """mmcv's transform for any kind of picture, in the orientation of the annotations.
 
     Args:
-        on_fault: what becomes of a bad file; see :func:`dropped`.
-        options: mmcv's own.
+        on_fault: what happens to a bad file; see :func:`dropped`.
+        options: options of mmcv's transform.
     """
 
     def __init__(self, on_fault: OnFault = "raise", **options: Any) -> None:
@@ -100,37 +100,37 @@ class LoadCheckedImage(LoadImageFromFile):
         """The image of a sample.
 
         Raises:
-            PictureError: unusable.
+            PictureError: the image cannot be used.
         """
         content = read_bytes(results["img_path"], self.backend_args)
         size = results.get("width"), results.get("height")
         size = None if None in size else size
         if self.color_type != "color" or self.imdecode_backend != "cv2":
-            read_picture(content, size)  # mmcv decodes as the config wants, and may not notice a fault
+            read_picture(content, size)  # mmcv decodes as configured, and may miss a fault
             return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
         image = read_picture(content, size)
         labels = results.get("seg_map_path")
         return image if size or not labels else self._as_its_map(image, content, labels)
 
     def _as_its_map(self, image: np.ndarray, content: bytes, labels: str) -> np.ndarray:
-        """The image as it is stored, where EXIF turned it and did not turn its label map."""
+        """The image as it is stored, if EXIF rotated it but not its label map."""
         stored = stored_size(content)
         if image.shape[1::-1] == stored:
             return image
         try:
             unturned = map_size(read_bytes(labels, self.backend_args)) == stored
-        except PictureError:  # told when the label map is read
+        except PictureError:  # reported when the label map is read
             return image
         return read_picture(content, stored) if unturned else image
 
 
 @TRANSFORMS.register_module()
 class LoadCheckedAnnotations(BaseTransform):
-    """A toolbox's ``LoadAnnotations`` whose label map is read by :func:`read_label_map` and has to fit.
+    """A toolbox's ``LoadAnnotations`` whose label map is read by :func:`read_label_map` and must fit.
 
     Args:
-        loader: config of the toolbox's transform; boxes and masks stay its own.
-        on_fault: what becomes of a bad file; see :func:`dropped`.
+        loader: config of the toolbox's transform, which still loads boxes and masks.
+        on_fault: what happens to a bad file; see :func:`dropped`.
     """
 
     def __init__(self, loader: dict, on_fault: OnFault = "raise") -> None:
@@ -162,7 +162,7 @@ class LoadCheckedAnnotations(BaseTransform):
         return self.loader(results)
 
     def _reduces(self, results: Mapping) -> bool:
-        """Whether 0 means unlabelled; mmseg's datasets say it as well."""
+        """Whether 0 means unlabelled; mmseg's datasets also set this."""
         own, of_dataset = getattr(self.loader, "reduce_zero_label", None), results.get("reduce_zero_label")
         if None not in (own, of_dataset) and own != of_dataset:
             raise UserError(f"reduce_zero_label is {of_dataset} for the dataset, {own} for LoadAnnotations")
@@ -170,7 +170,7 @@ class LoadCheckedAnnotations(BaseTransform):
 
 
 def class_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None, ignored: int) -> np.ndarray:
-    """Stored number -> class, (256,) uint8; ``label_map`` exchanges classes behind the shift by one."""
+    """Stored number -> class, (256,) uint8; ``label_map`` replaces classes after the shift by one."""
     table = np.arange(256)
     if reduce_zero_label:
         table = np.where((table == 0) | (table == ignored), ignored, table - 1)
@@ -182,16 +182,16 @@ def class_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None, ig
 
 @TRANSFORMS.register_module()
 class ReportDropped(BaseTransform):
-    """The last transform: hands what was dropped to the sample, if this one is complete."""
+    """The last transform: attaches what was dropped to the sample, if the sample is complete."""
 
     def transform(self, results: dict) -> dict:
         """Add :data:`FIELD` to the meta information."""
         if not _pending or not isinstance(results, Mapping) or "inputs" not in results:
-            return results  # one of several images that are mixed
+            return results  # one of several images to be mixed
         sample = next(samples_of(results), None)
         if sample is not None:
             sample.set_metainfo({FIELD: tuple(_pending)})
-        else:  # a pipeline of another kind: better here than nowhere
+        else:  # another kind of pipeline: log it here instead
             for _, message in _pending:
                 print_log(f"bad input: {message}", logger="current", level=logging.WARNING)
         _pending.clear()
@@ -199,7 +199,7 @@ class ReportDropped(BaseTransform):
 
 
 def samples_of(batch: Any) -> Iterator[BaseDataElement]:
-    """Every sample in nested containers."""
+    """All samples in nested containers."""
     if isinstance(batch, BaseDataElement):
         yield batch
     elif isinstance(batch, Mapping):

@@ -1,4 +1,4 @@
-"""Checkpoints that an interruption cannot damage, and the newest whole one of a folder."""
+"""Checkpoints that an interruption cannot damage, and the newest complete one of a folder."""
 
 import errno
 import os
@@ -23,25 +23,25 @@ from convnext_dense.support.command_line import SCRIPT
 from convnext_dense.support.files import replacing
 
 RECENT = "recent.pth"
-"""File of the checkpoints by time and by signal, each in place of the one before."""
+"""File of the checkpoints by time and by signal; each replaces the previous one."""
 DONE = "training is done"
-"""Begins the last line of a run's log; from then on a signal has nothing to save."""
+"""Start of the last line of a run's log; after it a signal has nothing to save."""
 _SAVE = 1  # less than any 128 + signal
 
 
 class DiskFullError(UserError):
-    """A checkpoint could not be written; those written before are whole."""
+    """A checkpoint could not be written; earlier ones are complete."""
 
 
 @register_backend("AtomicBackend")
 class AtomicBackend(LocalBackend):
-    """mmengine's local files, of which each is whole or not there, also after a power loss."""
+    """mmengine's local file backend with atomic writes, also safe after a power loss."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write ``obj``, wait until the disk has it, then give it its name.
+        """Write ``obj`` to a temporary file, flush it to disk, then rename it.
 
         Raises:
-            DiskFullError: says how much is needed and how much is left.
+            DiskFullError: the message has the space needed and the space left.
         """
         try:
             with replacing(filepath, sync=True) as partial:
@@ -52,12 +52,12 @@ class AtomicBackend(LocalBackend):
             free = shutil.disk_usage(Path(filepath).parent).free
             raise DiskFullError(
                 f"no space for {filepath}: {len(obj) >> 20} MiB needed, {free >> 20} MiB free, or a "
-                "quota is reached. The checkpoints before are whole: free space and go on with --resume"
+                "quota is reached. Earlier checkpoints are complete: free space, then continue with --resume"
             ) from error
 
 
 class _LaterRemoval(LocalBackend):
-    """Keeps what it is told to remove until :meth:`carry_out`: mmengine removes before it writes."""
+    """Delay removals until :meth:`carry_out`, because mmengine removes before it writes."""
 
     def __init__(self) -> None:
         self.doomed: list[Path] = []
@@ -67,7 +67,7 @@ class _LaterRemoval(LocalBackend):
         self.doomed.append(Path(filepath))
 
     def carry_out(self, keep: str | None) -> None:
-        """Remove what was remembered, but for ``keep``, which was written since."""
+        """Remove the remembered files except ``keep``, which was written since."""
         for path in self.doomed:
             if str(path) != keep:
                 path.unlink(missing_ok=True)
@@ -76,14 +76,14 @@ class _LaterRemoval(LocalBackend):
 
 @HOOKS.register_module()
 class CheckpointKeeper(CheckpointHook):
-    """mmengine's hook, which never has fewer whole checkpoints than it was told to keep.
+    """mmengine's hook; it never has fewer complete checkpoints than it is set to keep.
 
-    Beside the regular checkpoints it writes ``recent.pth``, from which the run goes on exactly: every
-    ``minutes``, and when SIGTERM or Ctrl-C ends the run.
+    It also writes ``recent.pth``, from which a run resumes exactly: every ``minutes``, and when SIGTERM or
+    Ctrl-C ends the run.
 
     Args:
-        minutes: time from one checkpoint to the next, whichever kind it is; 0 for regular ones only.
-        options: as mmengine's hook.
+        minutes: time between two checkpoints of any kind; 0 for regular ones only.
+        options: options of mmengine's hook.
     """
 
     def __init__(self, *args: object, minutes: float = 30, **options: object) -> None:
@@ -98,10 +98,10 @@ class CheckpointKeeper(CheckpointHook):
     # ---- regular checkpoints
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what an earlier process left: half-written, or replaced and not removed yet."""
+        """Remove files of an earlier process: half-written ones, and replaced ones not removed yet."""
         super().before_train(runner)
         if runner._resume and (last := runner.message_hub.runtime_info.get("last_ckpt")):
-            # mmengine forgets it, and then does not record a new best score in it
+            # mmengine forgets it and would then not record a new best score in it
             self.last_ckpt = str(Path(self.out_dir, Path(last).name))
         if isinstance(self.file_backend, LocalBackend):
             if is_main_process():
@@ -115,7 +115,7 @@ class CheckpointKeeper(CheckpointHook):
         self.saved_at = time.monotonic()
 
     def _kept(self) -> set[str]:
-        """Names of the files that the run knows as its own, and ``recent.pth``."""
+        """Names of the checkpoint files that belong to the run, and ``recent.pth``."""
         steps = self.keep_ckpt_ids if self.max_keep_ckpts > 0 else ()
         best = [getattr(self, "best_ckpt_path", None), *getattr(self, "best_ckpt_path_dict", {}).values()]
         paths = [*map(self.filename_tmpl.format, steps), *best, self.last_ckpt, RECENT]
@@ -131,9 +131,9 @@ class CheckpointKeeper(CheckpointHook):
             self.file_backend.carry_out(keep=self.last_ckpt)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Record where in its epoch the run is, when it began, and the files that this one replaces.
+        """Record the position in the epoch, the start of the run, and the files that this one replaces.
 
-        A kill may come before those are removed; the run that goes on from here does it then.
+        If the process is killed before they are removed, the resumed run removes them.
         """
         if isinstance(runner._train_loop, StepLoop):
             checkpoint["meta"].update(runner._train_loop.position(), began=self.began or runner.timestamp)
@@ -141,14 +141,14 @@ class CheckpointKeeper(CheckpointHook):
             checkpoint["meta"]["replaces"] = [path.name for path in self.file_backend.doomed]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
-        """Go on from there."""
+        """Restore the position in the run."""
         if runner._resume and isinstance(runner._train_loop, StepLoop):
             runner._train_loop.restore(checkpoint["meta"])
             self.began = checkpoint["meta"].get("began")
             self.replaced = checkpoint["meta"].get("replaces", [])
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """As mmengine's; a checkpoint written now has this evaluation behind it."""
+        """Record that this evaluation is done before mmengine's hook may write a checkpoint."""
         if isinstance(runner._train_loop, StepLoop):
             runner._train_loop.validated = runner.iter
         super().after_val_epoch(runner, metrics)
@@ -160,7 +160,7 @@ class CheckpointKeeper(CheckpointHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: dict | None = None
     ) -> None:
-        """Write a regular checkpoint if it is due, else a recent one if time or a signal asks for it.
+        """Write a regular checkpoint if it is due, else ``recent.pth`` if time or a signal requires it.
 
         Raises:
             Interrupted: a signal came.
@@ -169,7 +169,7 @@ class CheckpointKeeper(CheckpointHook):
         if not isinstance(runner.train_loop, StepLoop):
             return
         overdue = self.minutes and time.monotonic() - self.saved_at > 60 * self.minutes
-        # the clocks of the ranks differ; the first one's counts
+        # the clocks of the ranks differ; rank 0 decides
         wanted = runner.train_loop.interrupts.agreed(_SAVE if overdue and is_main_process() else 0)
         if wanted:
             self.save_recent(runner, runner.iter + 1)
@@ -177,18 +177,18 @@ class CheckpointKeeper(CheckpointHook):
             self._stop(runner, wanted)
 
     def after_val_iter(self, runner: Runner, *_: object, **__: object) -> None:
-        """Leave the evaluation if a signal came; the loop puts the weights back first."""
+        """Stop the evaluation if a signal came; the loop restores the weights before it saves."""
         loop = runner._train_loop
         if isinstance(loop, StepLoop) and (signum := loop.interrupts.agreed()):
             raise Interrupted(signum)
 
     def after_interrupted_val(self, runner: Runner) -> None:
-        """Write the state that the evaluation was of; the resumed run evaluates first."""
+        """Save the state that was being evaluated; the resumed run evaluates it first."""
         self.save_recent(runner, runner.iter)
         self._stop(runner, runner.train_loop.interrupts.agreed())
 
     def save_recent(self, runner: Runner, step: int) -> None:
-        """Write ``recent.pth`` unless a checkpoint of this step is there."""
+        """Write ``recent.pth`` unless this step already has a checkpoint."""
         if self.saved_step == step:
             return
         meta = dict(epoch=runner.epoch, iter=step)
@@ -200,12 +200,12 @@ class CheckpointKeeper(CheckpointHook):
     def _stop(self, runner: Runner, signum: int) -> None:
         interrupted = Interrupted(signum)
         runner.logger.info(
-            f"{interrupted.signal.name} behind step {self.saved_step}; go on with: {resume_command(sys.argv)}"
+            f"{interrupted.signal.name} after step {self.saved_step}. Resume with: {resume_command(sys.argv)}"
         )
         raise interrupted
 
     def after_train(self, runner: Runner) -> None:
-        """The final checkpoint makes the recent one needless."""
+        """Remove ``recent.pth``, which the final checkpoint replaces."""
         super().after_train(runner)
         if is_main_process() and self.last_ckpt and os.path.isfile(self.last_ckpt):
             Path(self.out_dir, RECENT).unlink(missing_ok=True)
@@ -213,32 +213,32 @@ class CheckpointKeeper(CheckpointHook):
 
 
 def resume_command(argv: list[str]) -> str:
-    """The command line that goes on where this one stopped."""
+    """Return the command line that resumes this run."""
     names = {argument.split("=")[0] for argument in argv}
     asked = "--resume" in names
-    if "--launcher" in names:  # torchrun or srun stands before it, with its own arguments
+    if "--launcher" in names:  # torchrun or srun comes before it, with its own arguments
         return "the same command" if asked else "the same command with --resume"
     # the console script has its subcommand in argv[0]; a script of tools/ is run by Python
     program = argv[0].split() if argv[0].startswith(SCRIPT) else ["python", argv[0]]
     return shlex.join([*program, *argv[1:], *([] if asked else ["--resume"])])
 
 
-# ---- what to go on from
+# ---- choosing the checkpoint to resume from
 
 
 def newest_checkpoint(folder: str | Path, to_resume: bool = True) -> tuple[Path | None, list[str]]:
-    """The whole checkpoint of ``folder`` that is furthest in the run that began last.
+    """Find the complete checkpoint in ``folder`` that is furthest in the run that began last.
 
-    Every file is looked at, not the name that ``last_checkpoint`` holds: that may be of an older file, of one
-    that is damaged, or of a folder that was moved since.
+    All files are checked. The name in ``last_checkpoint`` is not used: it may be that of an older file, of a
+    damaged one, or of a folder that was moved since.
 
     Args:
         folder: a work folder.
-        to_resume: take files that hold an optimizer; else weights do, and copies of the best one are left
-            out, which are older than they look.
+        to_resume: accept only files with an optimizer. Otherwise weights are enough, and copies of the best
+            one are left out, because they are older than they look.
 
     Returns:
-        its path, ``None`` if there is none, and a line for each file that was passed over.
+        its path, ``None`` if there is none, and one line for each file that was skipped.
     """
     places, passed_over = {}, []
     for path in Path(folder).glob("*.pth"):
@@ -246,13 +246,13 @@ def newest_checkpoint(folder: str | Path, to_resume: bool = True) -> tuple[Path 
             continue
         try:
             if meta := read_position(path, weights_do=not to_resume):
-                # an older run may have left files; of two at the same step, the later one knows more
+                # an older run may have left files; of two at the same step, the later one has more
                 places[path] = (meta.get("began") or "", meta["iter"], path.stat().st_mtime_ns)
         except CheckpointError as error:
             passed_over.append(str(error))
     for path in sorted(places, key=places.get, reverse=True):
         try:
-            read_checkpoint(path)  # compares the sum of every tensor
+            read_checkpoint(path)  # compares the checksum of every tensor
         except CheckpointError as error:
             passed_over.append(str(error))
         else:

@@ -1,4 +1,4 @@
-"""mmengine's checkpoint reading made safe, and whole models loaded exactly."""
+"""Safe reading of mmengine's checkpoints, and exact loading of whole models."""
 
 import pickle
 import zipfile
@@ -23,15 +23,15 @@ CORE = (ConvNeXt, IsotropicConvNeXt)
 
 
 def _history_method(owner: type, name: str) -> Callable:
-    """The one use that mmengine's pickles make of ``getattr``; anything wider would be a way out."""
+    """Limit ``getattr`` to its one use in mmengine's pickles; anything wider would be unsafe."""
     if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
         raise pickle.UnpicklingError(f"getattr of {name!r} is not allowed")
     return getattr(owner, name)
 
 
-# What mmengine 0.10 puts into its own checkpoints beside tensors: the smoothed
+# Objects other than tensors in the checkpoints of mmengine 0.10: the smoothed
 # training log of its message hub, as numpy arrays. numpy 2 moved ``core`` to
-# ``_core``; files of both read back under either.
+# ``_core``; either version reads the files of both.
 _ARRAY = np.zeros(1).__reduce__()[0]
 _SCALAR = np.float64(1).__reduce__()[0]
 _ALLOWED = [
@@ -46,7 +46,7 @@ _ALLOWED = [
 
 
 def read_checkpoint(source: str | Path) -> dict:
-    """A training checkpoint of mmengine, on the CPU: tensors, plain containers and its log buffers.
+    """Read a training checkpoint of mmengine to the CPU: tensors, plain containers and its log buffers.
 
     The recorded config text is left out: ``Runner.resume`` would run it as Python.
 
@@ -71,12 +71,12 @@ def read_checkpoint(source: str | Path) -> dict:
 
 
 def read_position(path: str | Path, weights_do: bool = False) -> dict | None:
-    """``meta`` of a training checkpoint without reading its tensors.
+    """Read ``meta`` of a training checkpoint without its tensors.
 
-    ``None`` for a file without an optimizer, from which no training goes on, unless ``weights_do``.
+    ``None`` for a file without an optimizer, from which no training resumes, unless ``weights_do``.
 
     Raises:
-        CheckpointError: truncated, or no checkpoint.
+        CheckpointError: truncated, or not a checkpoint.
     """
     try:
         with torch.serialization.safe_globals(_ALLOWED):
@@ -98,7 +98,7 @@ def load_model(model: nn.Module, source: str) -> dict:
 
 
 def read_weights(source: str | Path) -> dict:
-    """``dict(state_dict=..., meta=...)`` of a file in any format and wrapper that the core reads.
+    """Read ``dict(state_dict=..., meta=...)`` from a file in any format and wrapper that the core reads.
 
     Raises:
         CheckpointError: see :func:`convnext_dense.checkpoints.read.read_state_dict`.
@@ -108,10 +108,10 @@ def read_weights(source: str | Path) -> dict:
 
 
 def whole_model_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """A whole detector's or segmentor's state dict with its backbone in the names that ``model`` uses.
+    """Rename the backbone in a whole detector's or segmentor's state dict to the names of ``model``.
 
-    A model trained with another ConvNeXt (mmpretrain's, timm's) differs from ours in the
-    names of its backbone only; its neck and heads are the toolbox's own.
+    A model trained with another ConvNeXt (mmpretrain's, timm's) differs from ours only in
+    the names of its backbone; its neck and heads are the toolbox's own.
 
     Raises:
         CheckpointError: keys or shapes still differ; the first few are named.
@@ -129,13 +129,13 @@ def _rename_backbone(
     try:
         renamed, tensors = in_our_names(state, source)
     except CheckpointError:
-        return state  # of another network: the check that follows names the keys
+        return state  # from another network: the check that follows names the keys
     if not renamed.container.startswith("backbone."):
         raise CheckpointError(
-            f"{source} is a backbone alone ({renamed.naming.name} naming), not a whole model; "
+            f"{source} is only a backbone ({renamed.naming.name} naming), not a whole model; "
             "--pretrained PATH starts training from one"
         )
-    # the released dense backbones own the norms of levels that they do not return, too
+    # the released dense backbones also have norms for levels that they do not return
     backbone = {
         f"backbone.{name}": value
         for name, value in tensors.items()
@@ -166,8 +166,8 @@ def _check_whole_model(own: dict[str, Tensor], state: dict[str, Tensor], source:
 def read_safely_in_mmengine() -> None:
     """Make mmengine read local files and URLs through :func:`read_checkpoint`.
 
-    This is also what makes ``--resume`` work: torch's default
-    refuses mmengine's log buffers.
+    ``--resume`` needs this: torch's default refuses mmengine's log
+    buffers.
     """
 
     def read(filename: str, map_location: str | torch.device | None = None, **_: object) -> dict:

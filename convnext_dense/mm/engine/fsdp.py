@@ -1,9 +1,9 @@
-"""Models whose parameters, gradients and optimizer state are shared out over the processes (FSDP).
+"""Models whose parameters, gradients and optimizer state are sharded over the processes (FSDP).
 
-mmengine's ``FSDPStrategy`` does the sharding, in one unit a ConvNeXt block. Its own runner builds the
-optimizer behind it, when parameters are flat pieces with other names: layer-wise decay would take every
-weight for a bias. Here the plain model is initialised, or resumed, exactly as in one process, with its
-optimizer, and then both are sharded in place. Checkpoints are those of one process, too.
+mmengine's ``FSDPStrategy`` does the sharding, with one unit per ConvNeXt block. mmengine's own runner builds
+the optimizer after sharding, when parameters are flat pieces with other names: layer-wise decay would treat
+every weight as a bias. Here the plain model and its optimizer are initialised, or resumed, exactly as in one
+process, and then both are sharded in place. Checkpoints are the same as those of one process.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 def set_fsdp(cfg: Config, world_size: int, compiled: bool = False) -> str:
-    """Shard the model over the processes; the line to tell the user.
+    """Shard the model over the processes and return the line for the user.
 
     Args:
-        cfg: changed in place, behind the settings of precision and averaging.
+        cfg: changed in place, after the settings of precision and averaging.
         world_size: processes of the run.
-        compiled: the backbone is to be compiled.
+        compiled: whether the backbone is to be compiled.
 
     Raises:
-        UserError: one process, or a setting that does not go with sharding.
+        UserError: one process, or a setting that does not work with sharding.
     """
     if world_size < 2:
         raise UserError(
-            "--fsdp shares a model out over processes: start with "
+            "--fsdp shards a model over processes: start with "
             "`torchrun --nproc_per_node=N tools/train.py ... --launcher pytorch`"
         )
     if compiled:
-        raise UserError("--fsdp and --compile do not go together: leave one out")
+        raise UserError("--fsdp and --compile cannot be combined: leave one out")
     if any(hook["type"] == "EMAHook" for hook in cfg.get("custom_hooks") or []):
         raise UserError("--fsdp keeps no average of the weights: leave out --ema (EMAHook)")
     cfg.runner_type = "ShardedRunner"
@@ -60,23 +60,23 @@ def set_fsdp(cfg: Config, world_size: int, compiled: bool = False) -> str:
 
 @RUNNERS.register_module()
 class ShardedRunner(DenseRunner):
-    """Trains a model that FSDP shards when its weights, and a resumed optimizer, are in place.
+    """Runner whose model FSDP shards after its weights, and a resumed optimizer, are loaded.
 
-    Evaluations run on a whole copy: the ranks' images take different numbers of windows, and ranks that
-    share out a model's weights have to run it equally often.
+    Evaluations run on a whole copy: the ranks' images take different numbers of windows, and ranks with a
+    sharded model must all run it equally often.
 
     Attributes:
-        strategy: what shards and gathers, once training begins.
-        groups: names of the parameters of each of the optimizer's groups.
-        whole: the copy for evaluations, which waits on the CPU.
+        strategy: the sharding strategy, set when training begins.
+        groups: names of the parameters in each of the optimizer's groups.
+        whole: the copy for evaluations, kept on the CPU between them.
     """
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """The plain model, on the CPU: :meth:`shard` brings it to the device, one unit after the other."""
+        """Return the plain model on the CPU: :meth:`shard` moves it to the device, unit by unit."""
         return model
 
     def load_or_resume(self) -> None:
-        """Fill the plain model and its optimizer as one process does; then shard both."""
+        """Load the plain model and its optimizer as in one process; then shard both."""
         super().load_or_resume()
         self.shard()
 
@@ -106,13 +106,13 @@ class ShardedRunner(DenseRunner):
     def clip_whole_norm(
         self, params: list[Tensor], max_norm: float, norm_type: float = 2.0, **_: Any
     ) -> Tensor:
-        """As torch's ``clip_grad_norm_``: the norm of ``params`` is that of this rank's pieces alone."""
+        """Clip by the norm over all ranks; torch's ``clip_grad_norm_`` uses only this rank's pieces."""
         return self.strategy.model.clip_grad_norm_(max_norm, norm_type)
 
     def save_checkpoint(self, *args: Any, save_optimizer: bool = True, **kwargs: Any) -> None:
-        """As mmengine's, the first rank's file, which one process can go on from; all ranks have to call."""
+        """Write one file, on the first rank, that one process can also resume; all ranks must call this."""
         weights = self.strategy.model_state_dict()
-        for name in weights:  # FSDP left a mark on each, with which torch would save a class of its own
+        for name in weights:  # without FSDP's mark, with which torch would also save a class of FSDP
             weights[name] = weights[name].detach()
         optimizer = self.optim_wrapper.optimizer
         state = self.strategy.optim_state_dict() if save_optimizer else {}
@@ -123,7 +123,7 @@ class ShardedRunner(DenseRunner):
 
     @torch.no_grad()
     def gather(self) -> nn.Module:
-        """The copy for evaluations, on the device, with the weights as they are now."""
+        """Return the copy for evaluations, on the device, with the current weights."""
         self.whole.to(get_device())
         with FSDP.summon_full_params(self.strategy.model, writeback=False):
             for kind in ("named_parameters", "named_buffers"):
@@ -134,21 +134,21 @@ class ShardedRunner(DenseRunner):
 
 
 class WholeModelHook(Hook):
-    """Puts the whole copy in the sharded model's place for the time of an evaluation."""
+    """Replace the sharded model by the whole copy during an evaluation."""
 
-    priority = "BELOW_NORMAL"  # behind what changes the model for it, before the checkpoint of the best
+    priority = "BELOW_NORMAL"  # after hooks that change the model for it, before the checkpoint of the best
 
     def before_val(self, runner: ShardedRunner) -> None:
         """Evaluate the copy."""
         runner.model = runner.gather()
 
     def after_val_epoch(self, runner: ShardedRunner, metrics: dict | None = None) -> None:
-        """Go on with the sharded model; the copy frees the device's memory."""
+        """Restore the sharded model and free the copy's device memory."""
         runner.whole.to("cpu")
         runner.model = runner.strategy.model
 
     def after_interrupted_val(self, runner: ShardedRunner) -> None:
-        """As behind an evaluation that was finished."""
+        """Do the same as after a finished evaluation."""
         self.after_val_epoch(runner)
 
 
@@ -157,13 +157,13 @@ class WholeModelHook(Hook):
 
 @STRATEGIES.register_module()
 class BlockStrategy(FSDPStrategy):
-    """mmengine's strategy in the service of a runner, whose environment and log it shares.
+    """mmengine's strategy for use inside a runner, with the runner's environment and log.
 
     ``with_cp`` of the backbone becomes the strategy's activation checkpointing, because the gathered
-    weights of a block have to be there when it is computed again.
+    weights of a block must be available when it is recomputed.
 
     Args:
-        runner: with the plain model.
+        runner: the runner, with its plain model.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -179,7 +179,7 @@ class BlockStrategy(FSDPStrategy):
                 device_id=torch.device(place),
                 use_orig_params=True,  # each parameter keeps its group
             ),
-            # as mmengine's "full", which on a CPU would free the weights that it has just gathered
+            # like mmengine's "full", which on a CPU would free the weights that it has just gathered
             state_dict_cfg=dict(
                 state_dict_type=StateDictType.FULL_STATE_DICT,
                 state_dict_config=FullStateDictConfig(offload_to_cpu=device != "cpu", rank0_only=True),
@@ -193,19 +193,19 @@ class BlockStrategy(FSDPStrategy):
         )
 
     def _setup_env(self, **_: Any) -> None:
-        """Nothing: the runner's are set up, and seeded."""
+        """Do nothing: the runner has set up and seeded its processes."""
         self._timestamp = self.runner.timestamp
 
     def build_logger(self, **_: Any):
-        """The runner's: mmengine's strategy would open another file and make it the current log."""
+        """Return the runner's logger: mmengine's would open another file and make it the current log."""
         return self.runner.logger
 
     def shard(self, model: nn.Module) -> nn.Module:
-        """The plain model, wrapped."""
+        """Wrap the plain model."""
         if self.activation_checkpointing is not None:
             model.backbone.with_cp = False
         with warnings.catch_warnings():
-            # of how mmengine sets the kind of state dict; torch offers the new way for both
+            # about the old way in which mmengine sets the kind of state dict
             warnings.filterwarnings("ignore", message="FSDP.state_dict_type", category=FutureWarning)
             self.model = self._wrap_model(model)
         self.optim_wrapper = self.runner.optim_wrapper
@@ -216,7 +216,7 @@ class BlockStrategy(FSDPStrategy):
         return FSDP.optim_state_dict(self.model, self.optim_wrapper.optimizer)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Keep this rank's piece of a whole optimizer's state by parameter name.
+        """Load this rank's piece of a whole optimizer's state by parameter name.
 
         mmengine passes the arguments in the order of torch 2.0, which changed with 2.1.
         """
@@ -249,7 +249,7 @@ def plain_name(name: str) -> str:
 
 
 def with_names(state_dict: dict, groups: list[list[str]]) -> dict:
-    """An optimizer's state, which is by name already, with the members of its groups by name, too."""
+    """Return an optimizer's state, already by name, with the members of its groups by name as well."""
     named = [
         {**group, "params": list(members)}
         for group, members in zip(state_dict["param_groups"], groups, strict=True)
@@ -258,7 +258,7 @@ def with_names(state_dict: dict, groups: list[list[str]]) -> dict:
 
 
 def with_numbers(state_dict: dict, groups: list[list[str]]) -> dict:
-    """A whole optimizer's state by name -> by number, counted over ``groups``, as torch saves it."""
+    """Convert a whole optimizer's state from names to numbers over ``groups``, as torch saves it."""
     numbers = {name: number for number, name in enumerate(name for group in groups for name in group)}
     numbered = [
         {**group, "params": [numbers[name] for name in members]}
@@ -270,7 +270,7 @@ def with_numbers(state_dict: dict, groups: list[list[str]]) -> dict:
 
 @contextlib.contextmanager
 def answering(owner: Any, state: dict) -> Iterator[None]:
-    """``owner.state_dict()`` is ``state`` inside: gathered by all ranks, it is asked for on one."""
+    """Make ``owner.state_dict()`` return ``state``: all ranks gather it, one rank asks for it."""
     owner.state_dict = lambda *args, **kwargs: state
     try:
         yield

@@ -16,13 +16,13 @@ from convnext_dense.layers.fused_block import fuse, unfuse
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Write one picture a test image: ground truth on the left, prediction on the right.
+    """Write one picture per test image: ground truth on the left, prediction on the right.
 
-    mmdet and mmseg have a hook each, with different options and file names; the
-    visualizers behind them draw alike, so one hook serves both.
+    mmdet and mmseg each have a hook, with different options and file names. Their
+    visualizers work alike, so one hook serves both.
 
     Args:
-        out_dir: folder of the pictures, named as the images.
+        out_dir: folder of the pictures, which are named like the images.
         score_thr: detections below this score are not drawn.
     """
 
@@ -42,11 +42,11 @@ class PicturesHook(Hook):
 class GroupRatesHook(Hook):
     """Log the learning rate of every layer of a layer-wise decay as ``lr/layer 3``.
 
-    mmengine logs the rate of the first group alone, which is the smallest of them. Recipes with one rate
-    for all need no more than that. The terminal stays as it is.
+    mmengine logs only the rate of the first group, which is the smallest. Recipes with a single rate need no
+    more. The terminal output does not change.
     """
 
-    priority = "VERY_LOW"  # behind the record of the losses
+    priority = "VERY_LOW"  # after the losses are recorded
 
     def before_train(self, runner: Runner) -> None:
         """Find out when mmengine logs, and the first group of each layer."""
@@ -73,10 +73,10 @@ class GroupRatesHook(Hook):
 
 @HOOKS.register_module()
 class FuseHook(Hook):
-    """Fold the blocks' weights for the time of an evaluation; see :mod:`convnext_dense.layers.fused_block`.
+    """Fold the blocks' weights during an evaluation; see :mod:`convnext_dense.layers.fused_block`.
 
-    At the first batch, because until then weights are loaded or averaged ones put in their place, in
-    ways that the folded ones would not notice; and undone before the others come back.
+    Weights are folded at the first batch: before it they may still be loaded, or replaced by averaged ones,
+    which folded weights would not follow. Folding is undone before the original weights are restored.
     """
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -85,7 +85,7 @@ class FuseHook(Hook):
             fuse(runner.model)
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Fold the weights that the evaluation in training runs with."""
+        """Fold the weights that an evaluation during training runs with."""
         if batch_idx == 0:
             fuse(runner.model)
 
@@ -100,14 +100,14 @@ class FuseHook(Hook):
 
 @HOOKS.register_module()
 class LoaderHook(Hook):
-    """Say once when the model waits for images: mmengine logs the time, and nobody reads it.
+    """Warn once if the model waits for images; mmengine only logs the time.
 
     Args:
-        window: steps to look at, behind as many to warm up.
-        share: of the time that may be spent waiting.
+        window: number of measured steps, after as many for warm-up.
+        share: share of the time that may be spent waiting.
     """
 
-    priority = "VERY_LOW"  # behind the timer
+    priority = "VERY_LOW"  # after the timer
 
     def __init__(self, window: int = 50, share: float = 0.1) -> None:
         self.window = window
@@ -119,7 +119,7 @@ class LoaderHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Add up the step's times; judge them when enough are there."""
+        """Add up the step's times; judge them when there are enough."""
         self.steps += 1
         scalars = runner.message_hub.log_scalars
         if not self.window < self.steps <= 2 * self.window or "train/data_time" not in scalars:
@@ -130,13 +130,13 @@ class LoaderHook(Hook):
             loader = runner.train_dataloader
             runner.logger.warning(
                 f"data loading does not keep up: {self.waited / self.taken:.0%} of the time of {self.window} "
-                f"steps went into waiting; raise train_dataloader.num_workers (now {loader.num_workers}) "
+                f"steps was spent waiting; raise train_dataloader.num_workers (now {loader.num_workers}) "
                 "or put the images on a faster disk"
             )
 
 
 def draw(visualizer, sample: BaseDataElement, out_dir: Path, score_thr: float, draw_gt: bool) -> Path:
-    """Picture of one prediction, beside its ground truth if wanted; the file written.
+    """Draw one prediction, beside its ground truth if wanted, and return the file written.
 
     Raises:
         UserError: the picture would overwrite the image itself.

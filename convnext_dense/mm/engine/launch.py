@@ -21,13 +21,13 @@ Launcher = Literal["none", "pytorch", "slurm"]
 
 
 def start_processes(cfg: Config, launcher: Launcher) -> int:
-    """Join the process group that ``launcher`` describes; the number of processes.
+    """Join the process group that ``launcher`` describes and return the number of processes.
 
     mmengine selects a CUDA device whatever the backend, so without CUDA the group
     is opened here, with gloo instead of nccl.
 
     Raises:
-        UserError: an unknown launcher, or the launcher's environment is not there.
+        UserError: an unknown launcher, or the launcher's environment is missing.
     """
     if launcher not in get_args(Launcher):
         raise UserError(f"launcher={launcher!r}; use one of {get_args(Launcher)}")
@@ -38,7 +38,7 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
     if needed not in os.environ:
         command = {"pytorch": "torchrun --nproc_per_node=N", "slurm": "srun"}[launcher]
         raise UserError(f"--launcher {launcher} needs ${needed}: start with `{command} tools/train.py ...`")
-    # of the depthwise weights: their one input channel may have any stride, so nothing is copied
+    # from depthwise weights: their one input channel may have any stride, so nothing is copied
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict(backend="nccl"))
     if not torch.cuda.is_available():
@@ -61,11 +61,11 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
 
 @contextlib.contextmanager
 def leaving_together() -> Iterator[None]:
-    """Leave the process group behind a block that ended well, or that a signal ended in all processes.
+    """Leave the process group after a block that ended normally, or that a signal ended in all processes.
 
-    A thread of gloo that lets go of a tensor while Python shuts down aborts the process, so the group has to
-    be gone before. One that leaves early would break the connections of the others. Behind an error the
-    others are somewhere else, and nothing is waited for.
+    A thread of gloo that frees a tensor while Python shuts down aborts the process, so the group must be
+    closed before that. A process that leaves early would break the connections of the others, so all wait.
+    After an error the others are at different points of the code, and there is no wait.
     """
     try:
         yield
@@ -84,11 +84,11 @@ def _leave() -> None:
 
 
 def this_attempt() -> dict[str, object]:
-    """Arguments of ``init_process_group`` that keep what ended processes left behind out of the way.
+    """Arguments of ``init_process_group`` that separate this attempt from processes that ended.
 
     torchrun restarts processes with the same key-value store. A process that is faster than the others finds
-    the addresses that theirs had before, and waits for them until its timeout. Agents of several nodes count
-    restarts each for itself, so there torchrun has to open a new store (docs/distributed.md).
+    their old addresses and waits for them until its timeout. The agents of several nodes count restarts
+    separately, so there torchrun must open a new store (docs/distributed.md).
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
@@ -99,9 +99,9 @@ def this_attempt() -> dict[str, object]:
 
 
 def slurm_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """torch's names of what ``srun`` tells a process; mmengine's own translation selects a CUDA device.
+    """Variables of ``srun`` in torch's names; mmengine's own translation selects a CUDA device.
 
-    ``MASTER_ADDR`` and ``MASTER_PORT`` stay as they are where they are set, as tools/slurm.sh does.
+    ``MASTER_ADDR`` and ``MASTER_PORT`` are kept where they are set, as tools/slurm.sh does.
     """
     return {
         "RANK": env["SLURM_PROCID"],
@@ -128,7 +128,7 @@ def select_device(name: str | None) -> None:
     }
     if not available.get(kind):
         found = [known for known, usable in available.items() if usable]
-        raise UserError(f"--device {name}: not there with torch {torch.__version__}; use one of {found}")
+        raise UserError(f"--device {name}: not available with torch {torch.__version__}; use one of {found}")
     mmengine_device.DEVICE = kind  # what get_device() returns
     if index:
         torch.cuda.set_device(int(index))

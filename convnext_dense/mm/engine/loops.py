@@ -1,4 +1,4 @@
-"""Training loops counted in optimizer steps, which go on exactly where a checkpoint was written."""
+"""Training loops counted in optimizer steps, which resume exactly where a checkpoint was written."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,15 +14,13 @@ from convnext_dense.mm.engine.nan_guard import FiniteGuard, refuse_bad_gradients
 from convnext_dense.mm.engine.signals import Interrupted, Interrupts
 from convnext_dense.support.seeding import STEP, seed_all
 
-"""mmengine's loop -> ours."""
-
 
 class StepLoop:
     """What both loops share: one optimizer step, and evaluations that a resume does not skip.
 
     Attributes:
         step_of_epoch: steps done in the current epoch.
-        validated: step of the run behind which the last evaluation was finished.
+        validated: step of the run after which the last evaluation finished.
         interrupts: signals that arrived.
     """
 
@@ -36,11 +34,11 @@ class StepLoop:
         self.interrupts = Interrupts()
 
     def position(self) -> dict[str, int]:
-        """Where the run is, beside mmengine's ``epoch`` and ``iter``: entries of a checkpoint's ``meta``."""
+        """Position in the run beside mmengine's ``epoch`` and ``iter``: entries of a checkpoint's meta."""
         return {"step_of_epoch": self.step_of_epoch, "validated": self.validated}
 
     def restore(self, meta: Mapping) -> None:
-        """Go on from a checkpoint's ``meta``; one of mmengine's own has nothing left to evaluate."""
+        """Restore the position from a checkpoint's ``meta``; mmengine's own has no evaluation left to do."""
         self.step_of_epoch = meta.get("step_of_epoch", 0)
         self.validated = meta.get("validated", meta["iter"])
 
@@ -62,17 +60,17 @@ class StepLoop:
             self.runner.call_hook("before_train")
             if self._iter and not self.step_of_epoch:
                 self.recall()
-                self.validate()  # where the checkpoint was written before the evaluation was done
+                self.validate()  # if the checkpoint was written before the evaluation was done
             self.train()
             self.runner.call_hook("after_train")
         return self.runner.model
 
     def run_iter(self, idx: int, batches: Sequence[dict]) -> None:
-        """One optimizer step along the mean gradient of ``batches``.
+        """Take one optimizer step with the mean gradient of ``batches``.
 
         Args:
             idx: number of the step in its epoch.
-            batches: each as the model's ``train_step`` takes it.
+            batches: inputs of the model's ``train_step``.
         """
         runner = self.runner
         runner.call_hook("before_train_iter", batch_idx=idx, data_batch=batches[-1])
@@ -89,7 +87,7 @@ class StepLoop:
         self._iter += 1
 
     def validate(self) -> None:
-        """Evaluate if that is due behind this step and not done yet."""
+        """Evaluate if that is due after this step and not done yet."""
         self._decide_current_val_interval()
         if self.runner.val_loop is None or self.validated == self._iter or not self.is_due():
             return
@@ -104,56 +102,56 @@ class StepLoop:
         self.validated = self._iter
 
     def recall(self) -> None:
-        """Tell the message hub what it held behind the last step; mmengine tells it where the next one is."""
+        """Set the message hub to the last step; mmengine sets it to the next one."""
         self.runner.message_hub.update_info("iter", self._iter - 1)
 
 
 @LOOPS.register_module()
 class EpochStepLoop(StepLoop, EpochBasedTrainLoop):
-    """mmengine's loop by epoch, which also goes on in the middle of one.
+    """mmengine's loop by epoch, which can also resume in the middle of one.
 
     Args:
-        accumulate: batches of an optimizer step; an iteration is one step.
+        accumulate: batches per optimizer step; an iteration is one step.
     """
 
     def train(self) -> None:
-        """The epochs that are left."""
+        """Run the remaining epochs."""
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self.validate()
 
     def run_epoch(self) -> None:
-        """What is left of the current epoch."""
+        """Run the rest of the current epoch."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         first = self.step_of_epoch
         for idx, batches in enumerate(self.dataloader.epoch(self._epoch, first), first):
             self.run_iter(idx, batches)
-        self.step_of_epoch = 0  # of the next one, where the checkpoint that is written now goes on
+        self.step_of_epoch = 0  # of the next epoch, where a checkpoint that is written now resumes
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
     def recall(self) -> None:
-        """As above, and the epoch."""
+        """Restore the epoch as well."""
         super().recall()
         self.runner.message_hub.update_info("epoch", self._epoch - 1)
 
     def is_due(self) -> bool:
-        """Whether the epochs done ask for an evaluation."""
+        """Whether an evaluation is due after the epochs done."""
         last = self._epoch == self._max_epochs
         return self._epoch >= self.val_begin and (last or self._epoch % self.val_interval == 0)
 
 
 @LOOPS.register_module()
 class IterStepLoop(StepLoop, IterBasedTrainLoop):
-    """mmengine's loop by iteration, which takes no time to find its place in the data.
+    """mmengine's loop by iteration, which finds its place in the data at once.
 
     Args:
-        accumulate: batches of an optimizer step; an iteration is one step.
+        accumulate: batches per optimizer step; an iteration is one step.
     """
 
     def train(self) -> None:
-        """The iterations that are left; to the hooks they are one epoch."""
+        """Run the remaining iterations; hooks see them as one epoch."""
         self.runner.call_hook("before_train_epoch")
         steps = self.dataloader.endless(self._iter)
         while self._iter < self._max_iters and not self.stop_training:
@@ -163,17 +161,17 @@ class IterStepLoop(StepLoop, IterBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
 
     def position(self) -> dict[str, int]:
-        """As above; there is no epoch to be in the middle of."""
+        """Position in the run without a step of the epoch."""
         return {"validated": self.validated}
 
     def is_due(self) -> bool:
-        """Whether the iterations done ask for an evaluation."""
+        """Whether an evaluation is due after the iterations done."""
         last = self._iter == self._max_iters
         return self._iter >= self.val_begin and (last or self._iter % self.val_interval == 0)
 
 
 def mean_logs(logs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of each logged loss over the batches of a step; a loss that not all have counts where it is."""
+    """Mean of each logged loss over the batches of a step that have it."""
     names = dict.fromkeys(name for log in logs for name in log)
     values = {name: [log[name] for log in logs if name in log] for name in names}
     return {name: found[0] if len(found) == 1 else sum(found) / len(found) for name, found in values.items()}

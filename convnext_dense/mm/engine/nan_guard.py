@@ -1,4 +1,4 @@
-"""A loss or gradient that is NaN or infinite stops a run before it reaches the weights, and is explained."""
+"""Stop a run at a NaN or infinite loss or gradient before it reaches the weights, and explain it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from convnext_dense.support.seeding import seed_all
 
 
 class NotFiniteError(UserError):
-    """Training stopped at a step whose loss or gradient is not finite; the weights are those before it."""
+    """Training stopped at a step whose loss or gradient is not finite; the weights are unchanged."""
 
 
 class _GradientsNotFiniteError(ArithmeticError):
@@ -28,12 +28,12 @@ class _GradientsNotFiniteError(ArithmeticError):
 
 
 class FiniteGuard:
-    """Stands in for an optimizer wrapper during one batch.
+    """Stand-in for an optimizer wrapper during one batch.
 
     Args:
-        runner: its ``optim_wrapper`` is asked for everything else.
-        batch: as ``train_step`` takes it.
-        key: the random numbers of this forward pass; see :func:`convnext_dense.support.seeding.seed_all`.
+        runner: the runner; everything else is passed to its ``optim_wrapper``.
+        batch: input of ``train_step``.
+        key: seed of this forward pass; see :func:`convnext_dense.support.seeding.seed_all`.
     """
 
     def __init__(self, runner: Runner, batch: Any, key: Sequence[int]) -> None:
@@ -45,7 +45,7 @@ class FiniteGuard:
         return getattr(self.runner.optim_wrapper, name)
 
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """As the wrapper's, with a finite loss and finite gradients only.
+        """Call the wrapper's method, only with a finite loss and finite gradients.
 
         Raises:
             NotFiniteError: nothing was updated; a folder with the batch was written.
@@ -61,7 +61,7 @@ class FiniteGuard:
 def refuse_bad_gradients(wrapper: OptimWrapper) -> None:
     """Make the wrapper's optimizer refuse a step with gradients that are not finite.
 
-    Mixed precision with a scaler never gets there: it leaves such steps out and lowers its scale.
+    Mixed precision with a scaler never gets here: it skips such steps and lowers its scale.
     """
     optimizer = getattr(wrapper, "optimizer", None)  # a wrapper of several optimizers has none
     if isinstance(optimizer, Optimizer):
@@ -75,7 +75,7 @@ def _check_gradients(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
 
 
 def stopped(runner: Runner, batch: Any, key: Sequence[int], what: str) -> NotFiniteError:
-    """The error to raise, after writing ``batch`` and the diagnosis to the work folder."""
+    """Return the error to raise, after writing ``batch`` and the diagnosis to the work folder."""
     step = runner.iter + 1
     where = diagnose(runner, batch, key)
     rank = f"_rank{runner.rank}" if runner.world_size > 1 else ""
@@ -83,17 +83,17 @@ def stopped(runner: Runner, batch: Any, key: Sequence[int], what: str) -> NotFin
     message = f"step {step}: {what}; {where}"
     dump(folder, batch, message, key)
     return NotFiniteError(
-        f"{message}. The weights were not touched, and the checkpoints before are good. The batch is in "
+        f"{message}. The weights were not changed, and earlier checkpoints are good. The batch is in "
         f"{folder}. Lower the learning rate (optim_wrapper.optimizer.lr), clip gradients "
-        "(optim_wrapper.clip_grad.max_norm=1) or look at the batch; `--resume --seed N` draws other samples"
+        "(optim_wrapper.clip_grad.max_norm=1) or check the batch; `--resume --seed N` draws other samples"
     )
 
 
 def diagnose(runner: Runner, batch: Any, key: Sequence[int]) -> str:
-    """What broke first: parameters, the output of a module, or the gradient of a parameter group.
+    """Find what failed first: parameters, the output of a module, or the gradient of a parameter group.
 
     Forward and backward are run once more, with the same random numbers. In a run of several processes
-    they would wait for each other, so there only the parameters are looked at.
+    they would wait for each other, so there only the parameters are checked.
     """
     model = unwrapped(runner.model)
     groups = _group_names(runner.optim_wrapper, model)
@@ -109,8 +109,8 @@ def diagnose(runner: Runner, batch: Any, key: Sequence[int]) -> str:
     if module is not None:
         inside = [groups[name] for name in groups if name.startswith(f"{module}.")]
         of_group = f" ({inside[0]})" if inside else ""
-        return f"all parameters are finite, the first output that is not is that of {module}{of_group}"
-    if gradients:  # the gradient comes from the heads, so the last in the order of the model broke first
+        return f"all parameters are finite; the first output that is not finite is that of {module}{of_group}"
+    if gradients:  # the gradient comes from the heads, so the last in the order of the model failed first
         first = gradients[-1]
         return (
             f"all parameters and outputs are finite, {len(gradients)} gradients are not; the nearest to "
@@ -179,7 +179,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def dump(folder: Path, batch: Any, message: str, key: Sequence[int]) -> None:
-    """Write ``batch.pth`` (tensors and plain values), ``report.txt`` and one picture an image."""
+    """Write ``batch.pth`` (tensors and plain values), ``report.txt`` and one picture per image."""
     content = plain(batch)
     with replacing(folder / "batch.pth") as partial:
         torch.save({"batch": content, "key": list(key)}, partial)
@@ -191,7 +191,7 @@ def dump(folder: Path, batch: Any, message: str, key: Sequence[int]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` with tensors, containers, numbers and text alone, which any ``torch.load`` reads safely."""
+    """Reduce ``value`` to tensors, containers, numbers and text, which any ``torch.load`` reads safely."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray):

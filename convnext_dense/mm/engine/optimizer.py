@@ -49,12 +49,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         num_layers: overrides the number that follows from the depths.
         custom_keys, norm_decay_mult, bias_decay_mult: as in mmengine. Their
             ``lr_mult`` multiplies the decayed rate; without ``decay_mult`` the
-            released rule stands: no weight decay for biases, norms, layer scales,
+            released rule applies: no weight decay for biases, norms, layer scales,
             GRN and position tables.
 
     Raises:
         ValueError: a missing or unknown option.
-        TypeError: a backbone whose layers cannot be told.
+        TypeError: a backbone whose layers cannot be determined.
     """
 
     def _validate_cfg(self) -> None:
@@ -66,7 +66,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not isinstance(decay_rate, int | float) or not 0 < decay_rate <= 1:
             raise ArgumentError(f"paramwise_cfg.decay_rate={decay_rate!r}; use a number in (0, 1]")
         if self.base_lr is None:
-            raise ArgumentError("the optimizer needs an explicit lr, because each group has its share of it")
+            raise ArgumentError("the optimizer needs an explicit lr, because each group gets a share of it")
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper of ``model``; its optimizer resumes by parameter name."""
@@ -113,11 +113,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         )
 
     def _settings(self, name: str, param: nn.Parameter, is_norm: bool) -> dict:
-        """``decay_mult``, and what a custom key adds, of one parameter."""
+        """``decay_mult`` of one parameter, and the settings that a custom key adds."""
         decay_mult = 1.0 if is_decayed(name, param.shape) else 0.0
         custom_keys = self.paramwise_cfg.get("custom_keys", {})
         matching = sorted((key for key in custom_keys if key in name), key=lambda key: (-len(key), key))
-        if matching:  # the longest key wins and silences the other options, as in mmengine
+        if matching:  # the longest key wins and overrides the other options, as in mmengine
             return {"decay_mult": decay_mult, **custom_keys[matching[0]], "key": matching[0]}
         if is_norm:
             decay_mult = self.paramwise_cfg.get("norm_decay_mult", decay_mult)
@@ -127,14 +127,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def layer_rule(model: nn.Module, decay_type: str, num_layers: int | None) -> tuple[LayerOf, int]:
-    """How to number the layers of ``model``.
+    """Return the rule that numbers the layers of ``model``.
 
     Returns:
         a function from full parameter name to group, and the number of groups.
 
     Raises:
         ValueError: an unknown decay type or an impossible ``num_layers``.
-        TypeError: no ``backbone``, or one whose layers cannot be told.
+        TypeError: no ``backbone``, or one whose layers cannot be determined.
     """
     if decay_type not in DECAY_TYPES:
         raise ArgumentError(f"decay_type={decay_type!r}; use one of {DECAY_TYPES}")
@@ -179,7 +179,7 @@ def match_groups_by_name(optimizer: Optimizer, state_dict: dict) -> dict:
     checkpoints stay readable with ``weights_only=True``.
 
     Raises:
-        ValueError: the saved groups hold other parameters; says which.
+        ValueError: the saved groups hold other parameters; the message says which.
     """
     saved = state_dict["param_groups"]
     if not all("param_names" in group for group in saved):
@@ -209,7 +209,7 @@ def match_groups_by_name(optimizer: Optimizer, state_dict: dict) -> dict:
 
 
 def _identity(group: dict) -> str:
-    """What a resume must not change. Rates and weight decay may be on a schedule, so they are left out."""
+    """Settings that a resume must not change; without rates and weight decay, which may be scheduled."""
     return f"{group.get('name')}, lr x{group.get('lr_scale', 1.0):.4g}"
 
 
@@ -236,7 +236,7 @@ def _check_same_groups(saved: dict[str, str], current: dict[str, str]) -> None:
 
 
 def _label(settings: dict) -> str:
-    """``decay``, ``no_decay`` or ``decay_x0.5``, with the custom key behind."""
+    """``decay``, ``no_decay`` or ``decay_x0.5``, followed by the custom key."""
     mult = settings["decay_mult"]
     label = {0.0: "no_decay", 1.0: "decay"}.get(mult, f"decay_x{mult:g}")
     return f"{label}_{settings['key']}" if "key" in settings else label

@@ -25,7 +25,7 @@ def one_of(alternatives: Mapping[str, tuple[str, str]], default: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """What all commands that run a config share. ``None`` leaves a thing as the config has it."""
+    """Options of all commands that run a config. ``None`` keeps the config's setting."""
 
     work_dir: str | None = option(
         "--work-dir", metavar="DIR", help="logs and checkpoints (default: work_dirs/<recipe>)"
@@ -40,7 +40,7 @@ class Options:
         "--launcher", default="none", choices=get_args(Launcher), help="how processes are started"
     )
     device: str | None = option(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best available)"
     )
     overrides: dict | None = option(  # noqa: RUF009
         "--cfg-options",
@@ -50,7 +50,7 @@ class Options:
         help="config entries to replace, e.g. train_cfg.max_epochs=12",
     )
     log: str | None = option(
-        "--log", choices=tuple(LOGS), help="log there, too (TensorBoard files are always written)"
+        "--log", choices=tuple(LOGS), help="also log there (TensorBoard files are always written)"
     )
     compile: bool = option(
         "--compile",
@@ -61,7 +61,7 @@ class Options:
 
 
 def add_options(parser: argparse.ArgumentParser, options: type, leave_out: Collection[str] = ()) -> None:
-    """Give ``parser`` the options of a class, except those of the fields ``leave_out``."""
+    """Add the options of a class to ``parser``, except those of the fields ``leave_out``."""
     for item in fields(options):
         if item.name in leave_out:
             continue
@@ -77,5 +77,5 @@ def add_options(parser: argparse.ArgumentParser, options: type, leave_out: Colle
 
 
 def read_options(args: argparse.Namespace, options: type[T]) -> T:
-    """Parsed arguments -> an instance of the class; what the parser was not given has its default."""
+    """Parsed arguments -> an instance of the class; options that were not given have their defaults."""
     return options(**{item.name: getattr(args, item.name, item.default) for item in fields(options)})

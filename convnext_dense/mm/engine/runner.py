@@ -26,7 +26,7 @@ from convnext_dense.models.compile import compile_in_place
 from convnext_dense.recipes import run_name
 from convnext_dense.support.modules import unwrapped
 
-# mmengine opens with several hundred lines of these, which only the log file needs
+# mmengine starts with several hundred such lines, which only the log file needs
 _LOG_FILE_ONLY = (
     "Config:",
     "\n----",  # versions and hardware
@@ -40,10 +40,10 @@ _LOG_FILE_ONLY = (
 
 @RUNNERS.register_module()
 class DenseRunner(Runner):
-    """mmengine's runner with a terminal that shows what matters and whole models loaded exactly."""
+    """mmengine's runner with short terminal output and exact loading of whole models."""
 
     def build_logger(self, *args, **kwargs):
-        """As mmengine's; what nobody reads on a terminal goes to the log file only."""
+        """Build mmengine's logger; records of little interest go to the log file only."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -66,7 +66,7 @@ class DenseRunner(Runner):
         model = unwrapped(self.model)
         checkpoint = read_checkpoint(filename) if self._resume else read_weights(filename)
         if self._resume:
-            checkpoint["meta"]["seed"] = self.seed  # decided before the data was dealt out by it
+            checkpoint["meta"]["seed"] = self.seed  # chosen before the data was distributed with it
         checkpoint["state_dict"] = whole_model_state(model, checkpoint["state_dict"], filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
@@ -75,13 +75,13 @@ class DenseRunner(Runner):
         return checkpoint
 
     def resume(self, filename, *args, **kwargs):
-        """As mmengine's, also when called directly: hooks look at ``_resume`` to see which it is."""
+        """Resume as mmengine does, also when called directly: hooks read ``_resume``."""
         self._resume = True
         super().resume(filename, *args, **kwargs)
 
 
 def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
-    """Config with the shared options applied and the process group open, and lines to tell the user.
+    """Apply the shared options and open the process group; return the config and lines for the user.
 
     Raises:
         UserError: an unknown config or launcher.
@@ -127,7 +127,7 @@ def testing_runner(
     cfg.load_from, cfg.resume = checkpoint, False
     notes.append(set_tta(cfg) if tta else None)
     runner = RUNNERS.build(cfg)
-    tolerate_bad_data(runner, strict=True)  # a bad file ends in one line; there is nothing to tell
+    tolerate_bad_data(runner, strict=True)  # a bad file ends in one line; no note is needed
     notes.append(bound_predictions(runner.model, window_batch))
     if fused:
         runner.register_hook(FuseHook())
@@ -140,7 +140,7 @@ def testing_runner(
 
 
 def compile_backbone(model: nn.Module) -> str:
-    """Compile the backbone inside the wrappers of distributed and augmented testing; the line to tell."""
+    """Compile the backbone inside the wrappers of distributed and augmented testing; return a line to log."""
     model = unwrapped(model)
     fixed_size = hasattr(model, "decode_head")  # segmentors see crops and windows of one size
     compile_in_place(model.backbone, dynamic=None if fixed_size else True)

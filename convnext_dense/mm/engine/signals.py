@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C acted upon between two steps, by all ranks at the same one."""
+"""Handling of SIGTERM and Ctrl-C between two steps, at the same step on all ranks."""
 
 import mmap
 import multiprocessing
@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """A run that a signal ended, behind its checkpoint; ``code`` is the shell's status, 128 + the signal."""
+    """A signal ended the run after its checkpoint; ``code`` is the shell's status, 128 + the signal."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -27,11 +27,11 @@ class Interrupted(SystemExit):
 
 
 class Interrupts:
-    """Notes the first SIGTERM or SIGINT; the second one acts as it did before.
+    """Record the first SIGTERM or SIGINT; the second one has its usual effect.
 
-    Loaders given to :meth:`shield` have workers that ignore both, because a terminal, torchrun and Slurm send
-    them to all processes, and the last step needs its data. They obey once the block is left, because Python
-    ends its children so.
+    Workers of loaders given to :meth:`shield` ignore both, because a terminal, torchrun and Slurm send them
+    to all processes, and the last step needs its data. After the block they obey, because Python ends its
+    children with these signals.
 
     Example::
 
@@ -56,12 +56,12 @@ class Interrupts:
         self._left[0] = 0
         distributed = torch_dist.is_available() and torch_dist.is_initialized()
         if distributed and torch_dist.get_backend() != "gloo":
-            # agreeing on the CPU spares the accelerator a synchronisation a step
+            # agreeing on the CPU saves the accelerator one synchronisation per step
             self._group = torch_dist.new_group(backend="gloo")
         for signum in SIGNALS:
             try:
                 self._before[signum] = signal.signal(signum, self._note)
-            except ValueError:  # not the main thread: whoever runs us there handles signals
+            except ValueError:  # not the main thread: the caller handles signals
                 break
         return self
 
@@ -83,10 +83,10 @@ class Interrupts:
         self._restore()
         # no logger: the signal may have come while it held its lock
         name = signal.Signals(signum).name
-        os.write(2, f"\n{name}: saving behind this step; again to stop at once\n".encode())
+        os.write(2, f"\n{name}: saving after this step; send it again to stop at once\n".encode())
 
     def shield(self, loader: DataLoader) -> None:
-        """Let the workers that ``loader`` starts from now on ignore the signals of the whole group."""
+        """Make workers that ``loader`` starts from now on ignore the signals of the whole group."""
         context = loader.multiprocessing_context or multiprocessing
         if loader.num_workers and context.get_start_method() == "fork":  # others share no memory with us
             loader.worker_init_fn = partial(self._start_worker, loader.worker_init_fn)
@@ -96,18 +96,18 @@ class Interrupts:
         if before is not None:
             before(worker_id)
         threading.Thread(target=self._end_with_main, daemon=True).start()
-        for signum in SIGNALS:  # here, because torch has put a handler of its own in the place of ours
+        for signum in SIGNALS:  # here, because torch has replaced our handler by its own
             signal.signal(signum, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _end_with_main(self) -> None:
-        """In a worker: torch's own watch ends it, too, but not while the pipe to a dead process is full."""
+        """End a worker without its parent: torch's watchdog cannot while the pipe to it is full."""
         while os.getppid() == self._main:
             time.sleep(2)
         os._exit(1)
 
     def agreed(self, also: int = 0) -> int:
-        """The largest of ``also`` and the signal's number over all ranks, the same in each of them."""
+        """Return the largest of ``also`` and the signal's number over all ranks, the same on each."""
         value = max(self.received, also)
         if not torch_dist.is_available() or not torch_dist.is_initialized():
             return value
@@ -117,7 +117,7 @@ class Interrupts:
 
 
 class _HoldingProcess(ForkProcess):
-    """Begins with the signals held back: between the fork and our handlers torch's own would end it."""
+    """Start with the signals blocked: between the fork and our handlers torch's own would end it."""
 
     def start(self) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,1 +1,1 @@
-"""Room of evaluators: ``metrics`` keeps what pictures and reports need, beside those of mmdet and mmseg."""
+"""Evaluators: ``metrics`` keeps what pictures and reports need, beside those of mmdet and mmseg."""

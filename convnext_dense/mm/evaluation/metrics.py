@@ -13,17 +13,17 @@ from convnext_dense.evaluation.folder import class_accuracy, class_iou, count_pi
 
 @METRICS.register_module()
 class SegmentationRecords(BaseMetric):
-    """Counts pixels by true and found class, and writes each predicted label map as a PNG.
+    """Count pixels by true and predicted class, and write each predicted label map as a PNG.
 
-    It reports no figure of its own: they follow from the counts.
+    It reports no metrics: they follow from the counts.
 
     Args:
-        folder: the maps go below its ``labels/``, named as their images.
+        folder: folder whose ``labels/`` gets the maps, named like their images.
         ignore_index: label that does not count.
 
     Attributes:
         confusion: (classes, classes) after the test, or ``None``.
-        scenes: one entry an image after the test; see :class:`convnext_dense.evaluation.folder.Evaluation`.
+        scenes: one entry per image after the test; see :class:`convnext_dense.evaluation.folder.Evaluation`.
     """
 
     default_prefix = "records"
@@ -51,7 +51,7 @@ class SegmentationRecords(BaseMetric):
             self.results.append((scene, pairs, counts[pairs]))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Add the counts up and judge each image by itself; no figures."""
+        """Add up the counts and compute each image's own figures; return no metrics."""
         classes = len(self.dataset_meta["classes"])
         total = np.zeros(classes**2, dtype=np.int64)
         self.scenes = []
@@ -65,7 +65,7 @@ class SegmentationRecords(BaseMetric):
 
 
 def _scene_figures(confusion: np.ndarray) -> dict[str, float | None]:
-    """Mean IoU and share of right pixels of one image in percent; ``None`` where nothing is labelled."""
+    """Mean IoU and share of correct pixels of one image in percent; ``None`` where nothing is labelled."""
     if not confusion.sum():
         return dict(miou=None, accuracy=None)
     there = ~np.isnan(class_accuracy(confusion))

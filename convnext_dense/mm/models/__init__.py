@@ -1,7 +1,11 @@
-"""Models of the toolboxes that compute what was released, in a registry scope of their own.
+"""Models as modules of OpenMMLab, and those that compute what the release computed, in their own scope.
 
-registry   ``MODELS``: ``type="convnext_dense.RPNHead"`` in a config
-precision  half precision -> float32, and regions without autocast
-float32    heads and RoI extractors whose coordinates, targets and losses stay in float32 under autocast
-released   Cascade's RoI head and the detectors' preprocessor where mmdet 3 left the release
+backbones, necks, roadmap   the core's networks in mmengine's root registry
+registry        ``MODELS``: ``type="convnext_dense.RPNHead"`` in a config
+precision       half precision -> float32, and regions without autocast
+float32         heads and RoI extractors whose coordinates, targets and losses stay in float32 under autocast
+released        Cascade's RoI head and the detectors' preprocessor where mmdet 3 differs from the release
+sliding_window  segmentation of images of any size in bounded memory
+tta             models for augmented tests
+meta_device     a config's model without memory, weights or downloads
 """

@@ -1,4 +1,4 @@
-"""Core backbones as mmengine modules in the root registry, so that every scope finds them."""
+"""Core backbones as mmengine modules in the root registry, where every scope finds them."""
 
 import copy
 
@@ -11,10 +11,10 @@ from convnext_dense.models import convnext, isotropic
 
 
 class ExactInit:
-    """mmengine's ``init_cfg`` in front of a core class and ``BaseModule``.
+    """Mixin before a core class and ``BaseModule`` that adds mmengine's ``init_cfg``.
 
     ``init_cfg=dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads exactly: a
-    missing, unknown or misshapen tensor is an error.
+    missing or unknown tensor or a wrong shape is an error.
 
     Args:
         init_cfg: mmengine's initialisation config; ``None`` keeps the released
@@ -22,10 +22,10 @@ class ExactInit:
         **kwargs: arguments of the core class.
 
     Raises:
-        ValueError: an argument that the core class refuses.
+        ValueError: an argument that the core class rejects.
     """
 
-    load = staticmethod(load_checkpoint)  # (model, source); a class of other names has its own
+    load = staticmethod(load_checkpoint)  # (model, source); a class with other tensor names has its own
 
     def __init__(self, init_cfg: dict | list[dict] | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -42,7 +42,7 @@ class ExactInit:
             try:
                 self.load(self, cfg["checkpoint"])
             except CheckpointError as error:
-                hint = "init_cfg names it; --pretrained PATH takes others, --pretrained none random ones"
+                hint = "init_cfg names it; use --pretrained PATH for others, --pretrained none for random"
                 raise CheckpointError(f"{error}; {hint}") from error
             self.is_init = True
         else:

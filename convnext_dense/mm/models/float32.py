@@ -1,8 +1,8 @@
 """Heads and RoI extractors that keep coordinates, targets, losses and NMS in float32 under autocast.
 
 The released code was written for mmdet 2.11 and mmseg 0.11. There the convolutions and products of a head
-ran in half precision, and the decorator ``force_fp32`` put everything after them in float32: anchors,
-decoding, proposals, RoIs, RoIAlign, targets and losses. mmdet 3 and mmseg 1 dropped the decorator, so that
+ran in half precision, and the decorator ``force_fp32`` ran everything after them in float32: anchors,
+decoding, proposals, RoIs, RoIAlign, targets and losses. mmdet 3 and mmseg 1 dropped the decorator, so:
 
 - RoIs take the dtype of the features: in fp16 the area of a box above 65,504 square pixels overflows and
   the box goes to the coarsest level, and coordinates move by up to half a pixel;
@@ -10,8 +10,8 @@ decoding, proposals, RoIs, RoIAlign, targets and losses. mmdet 3 and mmseg 1 dro
 - segmentation logits are resized in half precision before the loss.
 
 Here every head and extractor of the installed toolboxes gets a subclass of the same name in the scope
-``convnext_dense``, with the same parameters. It casts the half-precision tensors that it is given and
-switches autocast off around the methods of ``METHODS``. Without autocast it changes nothing.
+``convnext_dense``, with the same parameters. It casts its half-precision inputs to float32 and switches
+autocast off around the methods of ``METHODS``. Without autocast it changes nothing.
 """
 
 import functools
@@ -39,12 +39,12 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 """Package of the toolboxes -> methods of its classes that run in float32."""
 
-# Its constructor asks ``self.__class__ is DETRHead``, and refuses its own config in a subclass.
+# Its constructor checks ``self.__class__ is DETRHead`` and rejects its own config in a subclass.
 WITHOUT_SUBCLASS = ("DETRHead",)
 
 
 def in_float32(method: Callable) -> Callable:
-    """A method that sees no half-precision tensor among its arguments and runs without autocast."""
+    """Wrap a method: its half-precision arguments become float32, and it runs without autocast."""
 
     @functools.wraps(method)
     def run(self, *args, **kwargs):
@@ -55,7 +55,7 @@ def in_float32(method: Callable) -> Callable:
 
 
 def pooled_in_float32(forward: Callable) -> Callable:
-    """The ``forward`` of a RoI extractor: levels (N, C, H, W) and RoIs (K, 5) -> (K, C, P, Q).
+    """Wrap the ``forward`` of a RoI extractor: levels (N, C, H, W) and RoIs (K, 5) -> (K, C, P, Q).
 
     Levels and RoIs are float32 inside; the result has the dtype of the levels, as in the release.
     """
@@ -69,15 +69,15 @@ def pooled_in_float32(forward: Callable) -> Callable:
 
 
 def float32_subclass(base: type, methods: tuple[str, ...]) -> type:
-    """Subclass of ``base`` with its name and parameters; those of ``methods`` that it has run in float32."""
+    """Subclass of ``base`` with its name and parameters; its ``methods``, where present, run in float32."""
     wrap = pooled_in_float32 if methods == ("forward",) else in_float32
     body = {name: wrap(getattr(base, name)) for name in methods if hasattr(base, name)}
-    note = f"mmdet's or mmseg's ``{base.__name__}``; in float32 whatever autocast says: {', '.join(body)}."
+    note = f"mmdet's or mmseg's ``{base.__name__}``; always in float32: {', '.join(body)}."
     return type(base.__name__, (base,), {**body, "__doc__": note, "__module__": __name__})
 
 
 def register_heads(source: Registry) -> None:
-    """Give every head and extractor that ``source`` holds a float32 subclass in our scope.
+    """Give every head and extractor in ``source`` a float32 subclass in our scope.
 
     A name that is taken keeps its first class: mmseg repeats a few names of mmdet.
     """

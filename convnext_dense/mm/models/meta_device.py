@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class LinspaceOnCpu(TorchFunctionMode):
-    """Swin asks ``torch.linspace`` for its drop path rates and reads the numbers, which ``meta`` has not."""
+    """Runs ``torch.linspace`` on the CPU: Swin reads drop path rates from it, and ``meta`` has no values."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -27,4 +27,4 @@ def build_on_meta(cfg: Config) -> nn.Module:
     """
     init_default_scope(cfg.get("default_scope", "mmengine"))
     with torch.device("meta"), LinspaceOnCpu():
-        return MODELS.build(copy.deepcopy(cfg.model)).eval()  # detectors write into their config
+        return MODELS.build(copy.deepcopy(cfg.model)).eval()  # detectors change their config

@@ -1,4 +1,4 @@
-"""Core necks as mmengine modules in the root registry, so that every scope finds them."""
+"""Core necks as mmengine modules in the root registry, where every scope finds them."""
 
 import copy
 
@@ -18,7 +18,7 @@ class SimpleFeaturePyramid(pyramid.SimpleFeaturePyramid, BaseModule):
         **kwargs: arguments of the core class.
 
     Raises:
-        ValueError: an argument that the core class refuses.
+        ValueError: an argument that the core class rejects.
     """
 
     def __init__(self, init_cfg: dict | list[dict] | None = None, **kwargs) -> None:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def to_float32(data: object) -> object:
-    """``data`` with its half-precision tensors as float32, inside lists, tuples and dicts too."""
+    """Convert half-precision tensors in ``data`` to float32, also inside lists, tuples and dicts."""
     half = (torch.float16, torch.bfloat16)
     return apply_to(data, lambda x: isinstance(x, Tensor) and x.dtype in half, Tensor.float)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch autocast off on every kind of device where it is on."""
+    """Switch autocast off on every device type where it is on."""
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "xpu", "mps"):
             if torch.is_autocast_enabled(device):

@@ -1,11 +1,11 @@
-"""The registry scope ``convnext_dense``: classes of the toolboxes under their own names, mended."""
+"""The registry scope ``convnext_dense``: corrected classes of the toolboxes under their own names."""
 
 from mmengine.registry import MODELS as ROOT
 from mmengine.registry import Registry
 
 SCOPE = "convnext_dense"
 
-# Filled at the first look-up, because that imports mmdet and mmseg.
+# Filled at the first look-up, because filling imports mmdet and mmseg.
 MODELS = Registry(
     "model",
     parent=ROOT,

@@ -1,4 +1,4 @@
-"""Parts of mmdet's detectors that left the release for other reasons than precision."""
+"""Parts of mmdet's detectors that differ from the release for other reasons than precision."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 
 
 class ReleasedCascade:
-    """Mixin for mmdet's ``CascadeRoIHead`` and its subclasses; parameters and their names stay.
+    """Mixin for mmdet's ``CascadeRoIHead`` and its subclasses; parameters and their names do not change.
 
     - mmdet 3 keeps the mask heads in ``nn.ModuleList``, which mmengine's ``init_weights`` does not enter:
       ``upsample`` and ``conv_logits`` would start from PyTorch's default (std 0.018 and 0.036) and not from
@@ -32,7 +32,7 @@ class ReleasedCascade:
         self.mask_head = ModuleList(self.mask_head)
 
     def _bbox_forward(self, *args, **kwargs) -> dict[str, Tensor]:
-        """Class scores (K, classes + 1) and box deltas in float32, region features as they come."""
+        """Class scores (K, classes + 1) and box deltas in float32; region features unchanged."""
         return _logits_in_float32(super()._bbox_forward(*args, **kwargs))
 
     def _mask_forward(self, *args, **kwargs) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ class ReleasedCascade:
 
 
 def _logits_in_float32(found: dict) -> dict:
-    """What a head found, with its predictions in float32 and region features as they come."""
+    """Outputs of a head, with its predictions in float32 and region features unchanged."""
     predictions = ("cls_score", "bbox_pred", "mask_preds")
     return {key: to_float32(value) if key in predictions else value for key, value in found.items()}
 
@@ -50,7 +50,7 @@ if MMDET is not None:
 
     @MODELS.register_module()
     class DetDataPreprocessor(_DetDataPreprocessor):
-        """mmdet's, with each image's masks padded as released: to a multiple of 32, not to the batch.
+        """mmdet's preprocessor, with masks padded as released: to a multiple of 32, not to the batch shape.
 
         A RoI at the border of its image reads mask pixels half a pixel further out, where the padding of
         the batch put zeros and the edge of the mask repeats: 20 of 313,600 target pixels in a worst case.

@@ -18,7 +18,7 @@ class Roadmap(ExactInit, roadmap.Roadmap, BaseModule):
     load = staticmethod(load_roadmap)
 
     def init_weights(self) -> None:
-        """As :class:`ExactInit`; warns of frozen statistics that nothing was loaded into."""
+        """Initialise like :class:`ExactInit`; warn about frozen statistics that were not loaded."""
         cfg = self.init_cfg
         pretrained = isinstance(cfg, dict) and cfg["type"] == "Pretrained"
         if not pretrained and self.norm_eval and self.step.norm == "bn":

@@ -1,7 +1,7 @@
-"""Segmentation of images of any size in bounded memory: windows in batches, label maps row by row.
+"""Segmentation of images of any size with limited memory: windows in batches, label maps row by row.
 
 mmseg 1.2 feeds the windows of an image to the network one by one, adds each to a map of the whole image and
-resizes all of that map at once: 4096 x 4096 pixels of 150 classes are 10 GB, several times over. Here a row
+resizes this whole map at once: 4096 x 4096 pixels of 150 classes take 10 GB, several times. Here a row
 of pixels is finished as soon as no later window touches it: averaged, resized to the original width and
 height, and reduced to its labels.
 """
@@ -20,14 +20,14 @@ from convnext_dense.support.modules import unwrapped
 from convnext_dense.support.system import free_memory
 
 BAND_BYTES = 64 * 2**20  # of logits handled at a time
-LARGEST_BATCH = 16  # of windows; more fill no GPU better
-# Floats that UperNet keeps alive a pixel of a window, beside its logits: four levels of 512 channels
-# concatenated at a quarter of the width and height (128), the convolution of them, and the backbone.
+LARGEST_BATCH = 16  # of windows; more do not use a GPU better
+# Floats that UperNet keeps per pixel of a window, besides its logits: four levels of 512 channels
+# concatenated at a quarter of the width and height (128), their convolution, and the backbone.
 FEATURES_PER_PIXEL = 512
 
 
 def choose_window_batch(free: int, pixels: int, classes: int) -> int:
-    """How many windows of ``pixels`` pixels to run at once, when half of ``free`` bytes may be used."""
+    """How many windows of ``pixels`` pixels to run at once with half of ``free`` bytes."""
     bytes_per_window = 4 * pixels * (2 * classes + FEATURES_PER_PIXEL)  # logits before and after their resize
     return max(1, min(LARGEST_BATCH, free // 2 // bytes_per_window))
 
@@ -36,7 +36,7 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows along one side; the last window ends with the image.
 
     Raises:
-        UserError: windows with gaps between them.
+        UserError: there would be gaps between windows.
     """
     if size <= window:
         return [0]
@@ -47,7 +47,7 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 
 def covering(starts: list[int], window: int, size: int) -> Tensor:
-    """(size,) how many windows cover each pixel along one side."""
+    """Number of windows that cover each pixel along one side, shape (size,)."""
     hits = torch.zeros(size)
     for start in starts:
         hits[start : start + window] += 1
@@ -57,10 +57,10 @@ def covering(starts: list[int], window: int, size: int) -> Tensor:
 def resize_taps(
     size_in: int, size_out: int, align_corners: bool, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Row of the source above and below each row of the result, and the weight of the one below.
+    """Source rows above and below each row of the result, and the weight of the row below.
 
     Rounded to ``dtype``, float32 or float64, where ``F.interpolate`` rounds (once for the scale, once for
-    the position): exact weights would differ from its weights in the fourth digit where maps are large.
+    the position): for large maps, exact weights would differ from its weights in the fourth digit.
     """
     rows = torch.arange(size_out, dtype=torch.float64)
     if align_corners:
@@ -76,7 +76,7 @@ def resize_taps(
 def resize_bands(
     bands: Iterator[Tensor], size_in: tuple[int, int], size_out: tuple[int, int], align_corners: bool
 ) -> Iterator[Tensor]:
-    """Bilinear resize of a map that arrives in bands of rows, from the top; equal to that of the whole map.
+    """Bilinear resize of a map that arrives in bands of rows, from the top; equal to resizing the whole map.
 
     Bands are float32 or float64: (N, C, h, W) bands of ``size_in`` -> (N, C, h', W') bands of ``size_out``.
     """
@@ -84,7 +84,7 @@ def resize_bands(
         yield from bands
         return
     taps: tuple[Tensor, Tensor, Tensor] | None = None
-    held, first, done = None, 0, 0  # rows in hand, the index of their first one, rows of the result given out
+    held, first, done = None, 0, 0  # rows kept, index of the first, result rows already yielded
     for band in bands:
         taps = taps or resize_taps(size_in[0], size_out[0], align_corners, band.dtype)
         above, below, weight = taps
@@ -116,18 +116,18 @@ def crop_bands(bands: Iterator[Tensor], height: int, padding: tuple[int, int, in
 
 
 def _rows_of_a_band(like: Tensor) -> int:
-    """Rows of an (N, C, h, W) map that fit into a band."""
+    """Number of rows of an (N, C, h, W) map that fit into a band."""
     return max(1, BAND_BYTES // (like[:, :, :1].numel() * like.element_size()))
 
 
 class BoundedPredict:
-    """Takes the place of ``predict`` of one mmseg ``EncoderDecoder``, with equal label maps.
+    """Replaces ``predict`` of one mmseg ``EncoderDecoder``; label maps are equal.
 
-    Samples get ``pred_sem_seg`` and no ``seg_logits``: a map of all classes is what has no room.
+    Samples get ``pred_sem_seg`` but no ``seg_logits``: a map of all classes would not fit in memory.
 
     Args:
-        model: the segmentor; ``test_cfg.mode`` says whether it slides.
-        window_batch: windows a batch; ``None`` chooses by the free memory.
+        model: the segmentor; ``test_cfg.mode`` says whether it uses sliding windows.
+        window_batch: windows per batch; ``None`` chooses by free memory.
     """
 
     def __init__(self, model: nn.Module, window_batch: int | None = None) -> None:
@@ -154,7 +154,7 @@ class BoundedPredict:
         return data_samples
 
     def labels(self, logits: Tensor) -> Tensor:
-        """(C, h, W) -> (1, h, W), as mmseg: one channel is a binary map with the head's threshold."""
+        """(C, h, W) -> (1, h, W) as in mmseg: one channel is a binary map with the head's threshold."""
         if len(logits) > 1:
             return logits.argmax(0, keepdim=True)
         return (logits.sigmoid() > self.model.decode_head.threshold).to(logits)
@@ -194,7 +194,7 @@ class BoundedPredict:
             yield rows, logits.flip(2 if direction == "horizontal" else 1) if direction else logits
 
     def window_bands(self, image: Tensor, meta: dict) -> Iterator[Tensor]:
-        """(1, 3, H, W) -> averaged logits (1, C, h, W), from the top, once no later window adds to them."""
+        """(1, 3, H, W) -> averaged logits (1, C, h, W) from the top, when no later window adds to them."""
         height, width = image.shape[2:]
         crop, stride = self.model.test_cfg.crop_size, self.model.test_cfg.stride
         h, w = min(crop[0], height), min(crop[1], width)
@@ -223,37 +223,37 @@ class BoundedPredict:
             free_memory(image.device), h * w, self.model.out_channels
         )
         batches = -(-len(corners) // most)
-        batch = -(-len(corners) // batches)  # 9 windows, 8 at the most: 5 and 4
+        batch = -(-len(corners) // batches)  # 9 windows, at most 8 at once: 5 and 4
         for start in range(0, len(corners), batch):
             group = corners[start : start + batch]
             crops = torch.cat([image[:, :, y : y + h, x : x + w] for y, x in group])
-            # a torch.Size tells mmseg's heads that this is a window, whatever the other entries say
+            # a torch.Size shows mmseg's heads that this is a window, whatever the other entries are
             metas = [dict(meta, img_shape=crops.shape[2:]) for _ in group]
             yield from self._logits(crops, metas)
 
     def _logits(self, inputs: Tensor, metas: list[dict]) -> Tensor:
-        """(N, 3, H, W) -> (N, C, H, W), of which half precision is averaged and resized in float32."""
+        """(N, 3, H, W) -> (N, C, H, W) in float32 or wider, for averaging and resizing."""
         return to_float32(self.model.encode_decode(inputs, metas))
 
 
 def bound_predictions(model: nn.Module, window_batch: int | None = None) -> str | None:
-    """Let the segmentor inside ``model`` predict by :class:`BoundedPredict`; the line to tell the user.
+    """Let the segmentor inside ``model`` predict with :class:`BoundedPredict`; return the line to log.
 
-    Wrappers of distributed and augmented testing are looked through. Detectors, and segmentors with a way
-    of predicting of their own, are left alone.
+    Looks inside wrappers for distributed and augmented testing. Detectors, and segmentors that predict
+    in their own way, are not changed.
 
     Raises:
-        UserError: ``window_batch`` for a model that has no use for it.
+        UserError: ``window_batch`` for a model that does not use it.
     """
     model = unwrapped(model)
     if not _predicts_as_mmseg(model):
         if window_batch is not None:
-            raise UserError(f"--window-batch: {type(model).__name__} does not predict by mmseg's windows")
+            raise UserError(f"--window-batch: {type(model).__name__} does not predict with mmseg's windows")
         return None
     model.predict = BoundedPredict(model, window_batch)
     if model.test_cfg.get("mode", "whole") != "slide":
         if window_batch is not None:
-            raise UserError("--window-batch: this test looks at whole images; leave it out")
+            raise UserError("--window-batch: this test uses whole images; omit the option")
         return None
     height, width = model.test_cfg.crop_size
     batch = "chosen by free memory" if window_batch is None else window_batch

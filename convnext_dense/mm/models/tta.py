@@ -1,6 +1,6 @@
 """Test-time augmentation: scales and a horizontal flip, for segmentation and for detection with masks.
 
-Augmented samples come from mmcv's ``TestTimeAug``: the config's ``tta_pipeline``, or one made from the test
+Augmented samples come from mmcv's ``TestTimeAug``: the config's ``tta_pipeline``, or one built from the test
 pipeline. :func:`convnext_dense.mm.config.tta.set_tta` wraps the models below around the trained one.
 """
 
@@ -20,10 +20,10 @@ from convnext_dense.support.system import free_memory
 
 
 class _OneByOne(BaseTTAModel):
-    """Augmentations reach the model one after the other, not as a list of finished predictions."""
+    """Runs the augmentations one after another instead of merging a list of finished predictions."""
 
     def views(self, data: dict) -> Iterator[tuple[Tensor, list]]:
-        """Preprocessed images (N, 3, H, W) and their samples, one augmentation after the other."""
+        """Preprocessed images (N, 3, H, W) and their samples, one augmentation after another."""
         for i in range(len(data["inputs"])):
             view = self.module.data_preprocessor({key: value[i] for key, value in data.items()}, False)
             yield view["inputs"], view["data_samples"]
@@ -34,12 +34,12 @@ class _OneByOne(BaseTTAModel):
 
 @MODELS.register_module()
 class SegmentationTTA(_OneByOne):
-    """Mean over the augmentations of the class probabilities at the original size, in one running sum.
+    """Mean class probabilities over the augmentations at the original size, from one running sum.
 
-    What mmseg 0.x published and what mmseg 1.x's ``SegTTAModel`` computes from a list of all logits.
+    As mmseg 0.x published it and as mmseg 1.x's ``SegTTAModel`` computes it from a list of all logits.
 
     Args:
-        mode: ``whole`` as published, or ``slide``; replaces the segmentor's own.
+        mode: ``whole`` as published, or ``slide``; replaces the segmentor's own mode.
         module: the segmentor.
     """
 
@@ -48,7 +48,7 @@ class SegmentationTTA(_OneByOne):
         self.module.test_cfg = ConfigDict(self.module.test_cfg, mode=mode)
 
     def test_step(self, data: dict) -> list:
-        """Collated augmentations -> one sample an image, with ``pred_sem_seg``."""
+        """Collated augmentations -> one sample per image, with ``pred_sem_seg``."""
         own = self.module.predict
         predict = own if isinstance(own, BoundedPredict) else BoundedPredict(self.module)
         samples: list = []
@@ -67,14 +67,14 @@ class SegmentationTTA(_OneByOne):
         return samples
 
     def _labels(self, probabilities: Tensor) -> Tensor:
-        """(C, H, W) -> (1, H, W), as mmseg: one channel is a binary map with the head's threshold."""
+        """(C, H, W) -> (1, H, W) as in mmseg: one channel is a binary map with the head's threshold."""
         if len(probabilities) > 1:
             return probabilities.argmax(0, keepdim=True)
         return (probabilities > self.module.decode_head.threshold).to(probabilities)
 
 
 def _zeros(like: Tensor, channels: int, shape: tuple[int, int]) -> Tensor:
-    """(channels, \\*shape) beside the images, or on the CPU where it would take half of what is left."""
+    """Zeros (channels, \\*shape) on the device of ``like``; on the CPU if they take half its free memory."""
     size = 4 * channels * shape[0] * shape[1]
     device = like.device if size < free_memory(like.device) // 2 else torch.device("cpu")
     return torch.zeros(channels, *shape, device=device)
@@ -82,11 +82,11 @@ def _zeros(like: Tensor, channels: int, shape: tuple[int, int]) -> Tensor:
 
 @MODELS.register_module()
 class DetectionTTA(_OneByOne):
-    """Boxes of all augmentations through one NMS, masks averaged on the boxes that it keeps.
+    """One NMS over the boxes of all augmentations; masks are averaged on the boxes that it keeps.
 
     Every augmentation contributes its boxes, mapped back to the original image, with the scores of all
-    classes; the model's own score threshold, NMS and limit choose among them. Each augmentation then sees
-    the chosen boxes and its mask probabilities, turned back, are averaged before they are pasted.
+    classes; the model's own score threshold, NMS and limit select among them. Each augmentation then predicts
+    masks for the selected boxes. Their probabilities are flipped back and averaged before they are pasted.
 
     Args:
         module: a two-stage detector with the heads of Mask R-CNN or Cascade (Mask) R-CNN.
@@ -99,15 +99,15 @@ class DetectionTTA(_OneByOne):
         super().__init__(**kwargs)
         head = getattr(self.module, "roi_head", None)
         kind = MODELS.get(f"mmdet.{type(head).__name__}")
-        # subclasses predict in ways of their own; ours of the same name does not
+        # subclasses predict in their own ways; ours of the same name does not
         if type(head).__name__ not in ("StandardRoIHead", "CascadeRoIHead") or not isinstance(head, kind):
             raise UserError(f"--tta merges StandardRoIHead and CascadeRoIHead, not {type(head).__name__}")
         self.cascade = type(head).__name__ == "CascadeRoIHead"
 
     def test_step(self, data: dict) -> list:
-        """Collated augmentations -> one sample an image, with ``pred_instances`` at the original size."""
+        """Collated augmentations -> one sample per image, with ``pred_instances`` at the original size."""
         samples: list = []
-        features: list[tuple[Tensor, ...]] = []  # of each augmentation; the masks need them again
+        features: list[tuple[Tensor, ...]] = []  # per augmentation; the masks need them again
         metas: list[list[dict]] = []  # [augmentation][image]
         boxes: list[list[InstanceData]] = []
         for inputs, view in self.views(data):
@@ -140,7 +140,7 @@ class DetectionTTA(_OneByOne):
         return InstanceData(bboxes=kept[:, :4], scores=kept[:, 4], labels=labels)
 
     def _add_masks(self, found: InstanceData, features: list[tuple[Tensor, ...]], metas: list[dict]) -> None:
-        """Masks (n, H, W) of the detections ``found`` of one image at its original size."""
+        """Add masks (n, H, W) to the detections ``found`` of one image at its original size."""
         from mmdet.structures.bbox import bbox2roi, bbox_mapping
 
         head: nn.Module = self.module.roi_head
@@ -150,7 +150,7 @@ class DetectionTTA(_OneByOne):
             for x, meta in zip(features, metas, strict=True):
                 rois = bbox2roi([bbox_mapping(found.bboxes, *_view(meta))])
                 mean = mean + _turned(self._mask_probabilities(x, rois), meta) / len(metas)
-        # the boxes are the original image's already
+        # the boxes are already in the original image
         meta = dict(metas[0], scale_factor=(1.0, 1.0))
         mask_head.predict_by_feat([mean], [found], [meta], head.test_cfg, rescale=True, activate_map=True)
 
@@ -163,13 +163,13 @@ class DetectionTTA(_OneByOne):
 
 
 def _view(meta: dict) -> tuple:
-    """What maps boxes between an augmented image and the original: its shape, scale, flip and direction."""
-    scale = (*meta["scale_factor"], *meta["scale_factor"])  # (w, h) -> of x1, y1, x2, y2
+    """Shape, scale, flip and direction: what maps boxes between an augmented image and the original."""
+    scale = (*meta["scale_factor"], *meta["scale_factor"])  # (w, h) -> for x1, y1, x2, y2
     return meta["img_shape"], scale, meta.get("flip", False), meta.get("flip_direction") or "horizontal"
 
 
 def _turned(masks: Tensor, meta: dict) -> Tensor:
-    """(n, C, h, w) of flipped boxes as they lie in the original image."""
+    """Flip masks (n, C, h, w) of flipped boxes back to the original image."""
     if not meta.get("flip"):
         return masks
     return masks.flip({"horizontal": (3,), "vertical": (2,), "diagonal": (2, 3)}[meta["flip_direction"]])

@@ -1,5 +1,5 @@
-"""Room of what can be known before a run: ``run`` tries or computes all of it and writes nothing.
+"""Checks before a run: ``run`` tries or computes everything and writes nothing.
 
 ``data`` (every file of every split), ``plan`` (steps and rates), ``shape`` (the largest batch),
-``samples`` (the fullest images), ``steps`` (time and memory of real ones), ``weights``.
+``samples`` (images with the most instances), ``steps`` (time and memory of real ones), ``weights``.
 """

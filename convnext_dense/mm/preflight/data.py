@@ -1,7 +1,7 @@
-"""Every file of every split: there, whole, of the size that was annotated, with labels that the model has.
+"""Check every file of every split: existing, complete, of the annotated size, with labels that the model has.
 
-Images are decoded and label maps read whole, in threads, in random order behind a bar. Ctrl-C ends the check
-of one data set and keeps what was found; the preflight goes on.
+Images are decoded and label maps read completely, in threads and in random order, with a progress bar.
+Ctrl-C ends the check of one data set and keeps what was found; the preflight continues.
 """
 
 import json
@@ -30,8 +30,8 @@ OF_CONTENT = {
     "label maps of another size than their image",
     "label maps with wrong values",
 }
-"""Kinds of fault that the quick check at the start of a run may have met in the one file it opened."""
-AT_ONCE = 512  # files given to the threads at a time; Ctrl-C waits for those under way only
+"""Kinds of fault that the quick check at the start of a run may have found in the one file it opened."""
+AT_ONCE = 512  # files given to the threads at a time; Ctrl-C waits only for those in progress
 FileFaults = dict[str, str]  # file -> what is wrong with it
 
 
@@ -47,7 +47,7 @@ class Found(NamedTuple):
     """A kind of fault.
 
     Attributes:
-        problem: with its count and first file.
+        problem: the fault with its count and first file.
         files: all files that show it; empty for entries of an annotation file.
         done: what training does about it.
         harmless: whether an evaluation reads it as it is.
@@ -60,12 +60,12 @@ class Found(NamedTuple):
 
 
 def check_everything(cfg: Config, strict: bool, report: Report, bar: bool = True) -> bool:
-    """Check the files of all splits and say in ``report`` what was found.
+    """Check the files of all splits and write the findings to ``report``.
 
     Args:
-        cfg: with the data's folders and classes set.
-        strict: whether training stops for what it could leave out.
-        report: gets a line a data set, and one a kind of fault.
+        cfg: config with the data's folders and classes set.
+        strict: whether training stops at faults that it could leave out.
+        report: gets one line per data set, and one per kind of fault.
         bar: show progress.
 
     Returns:
@@ -80,7 +80,7 @@ def check_everything(cfg: Config, strict: bool, report: Report, bar: bool = True
     for splits, data in unique_datasets(cfg):
         name = " and ".join(splits)
         if data.get("backend_args"):
-            report.say(name, f"{data['type']} behind a storage backend: its files are not checked")
+            report.say(name, f"{data['type']} with a storage backend: its files are not checked")
             continue
         try:
             found, line = check_dataset(cfg, data, name, bar)
@@ -102,12 +102,12 @@ def _tell(found: Found, splits: tuple[str, ...], strict: bool, report: Report) -
     elif "train" not in splits and found.harmless:
         report.warn(topic, str(problem._replace(remedy="evaluated as it is")), found.files)
     else:
-        remedy = problem.remedy or "repair or remove it: evaluations and --strict-data stop for it"
+        remedy = problem.remedy or "repair or remove it: evaluations and --strict-data stop at it"
         report.problem(topic, str(problem._replace(remedy=remedy)), found.files)
 
 
 def unique_datasets(cfg: Config) -> list[tuple[tuple[str, ...], ConfigDict]]:
-    """Each data set once, with the splits that use it: test is often val again."""
+    """Each data set once, with the splits that use it: test is often the same as val."""
     unique: dict[tuple, tuple[list[str], ConfigDict]] = {}
     for split in SPLITS:
         for data in datasets_of(cfg, (split,)):
@@ -118,10 +118,10 @@ def unique_datasets(cfg: Config) -> list[tuple[tuple[str, ...], ConfigDict]]:
 
 
 def check_dataset(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
-    """Faults of one data set, and the line that says what was looked at.
+    """Return the faults of one data set, and the line that says what was checked.
 
     Raises:
-        UserError: files that cannot be told apart or read at all.
+        UserError: files that cannot be distinguished or read at all.
     """
     root, prefix = Path(data.get("data_root") or ""), data.get("data_prefix") or {}
     if data.get("ann_file") and str(data["ann_file"]).endswith(".json"):
@@ -143,7 +143,7 @@ def _masks(data: Mapping) -> bool:
 
 
 def check_annotations(path: Path, folder: Path, masks: bool) -> tuple[list[Found], list[Item], int]:
-    """Faults of a file in COCO's format, its images to look at, and the number of its annotations.
+    """Return the faults of a file in COCO's format, its images, and the number of its annotations.
 
     Raises:
         UserError: no such file, or one of another kind.
@@ -186,15 +186,15 @@ def _size_or_none(path: Path) -> tuple[int, int] | None:
 
 
 def check_images(items: Sequence[Item], name: str, bar: bool) -> tuple[list[Found], str]:
-    """Decode every image; faults, and how many were looked at."""
+    """Decode every image; return the faults and how many were checked."""
     faults = ImageFaults()
     done = _in_threads(faults.add, items, f"checking {name}", bar)
     return faults.found(), _share(done, len(items))
 
 
 def _check_segmentation(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
-    """Names by the checks that every run begins with, then the content of all files."""
-    structure, _, _ = custom_classes.check_dataset(cfg, data, 0.0)  # 0 s: names alone
+    """Check names as every run does at its start, then the content of all files."""
+    structure, _, _ = custom_classes.check_dataset(cfg, data, 0.0)  # 0 s: only names
     heads = cfg.model.decode_head
     head = heads[-1] if isinstance(heads, list | tuple) else heads
     classes = max(head["num_classes"], len(custom_classes.class_names(data) or ()))
@@ -238,7 +238,7 @@ class ImageFaults:
         self.broken: FileFaults = {}
 
     def add(self, item: Item) -> bool:
-        """Decode one image as training will; whether it is good."""
+        """Decode one image as training will; return whether it is good."""
         try:
             read_picture(item.image.read_bytes(), item.size)
         except FileNotFoundError:
@@ -252,7 +252,7 @@ class ImageFaults:
         return False
 
     def found(self) -> list[Found]:
-        """What was found so far, in the order of names."""
+        """Faults found so far, ordered by name."""
         kinds = {"images that are not there": self.missing, "images that cannot be used": self.broken}
         sorted_kinds = {what: dict(sorted(files.items())) for what, files in kinds.items()}
         return [
@@ -263,11 +263,11 @@ class ImageFaults:
 
 
 def _in_threads(look: Callable[[Item], object], items: Sequence[Item], title: str, bar: bool) -> int:
-    """``look`` at all ``items`` in random order; how many there were time for until Ctrl-C."""
+    """Call ``look`` on all ``items`` in random order; return how many were done before Ctrl-C."""
     order = iter(random.Random(0).sample(items, len(items)))
     done = 0
     threads = min(16, os.cpu_count() or 1)
-    # a bar of its own, not around the loop: what it wrote has to be gone when Ctrl-C leaves the loop
+    # a separate bar, not around the loop: it must be erased when Ctrl-C leaves the loop
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(

@@ -1,4 +1,4 @@
-"""What follows from a config and the length of its training set: steps, evaluations, rates, checkpoints."""
+"""Steps, evaluations, rates and checkpoints of a config with a training set of known length."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Span(NamedTuple):
     Attributes:
         by_epoch: whether it counts in epochs.
         end: epochs or steps.
-        epoch_length: steps of an epoch; all of a run that has none.
+        epoch_length: steps per epoch; all steps of a run without epochs.
         total: steps.
     """
 
@@ -26,7 +26,7 @@ class Span(NamedTuple):
 
 
 def span_of(train_cfg: Mapping, batches: int) -> Span:
-    """The span of a run with ``batches`` batches an epoch on each process."""
+    """The span of a run with ``batches`` batches per epoch on each process."""
     if "max_epochs" not in train_cfg:
         return Span(False, train_cfg["max_iters"], train_cfg["max_iters"], train_cfg["max_iters"])
     epoch_length = -(-batches // train_cfg.get("accumulate", 1))
@@ -35,7 +35,7 @@ def span_of(train_cfg: Mapping, batches: int) -> Span:
 
 
 def length_of(cfg: Config, span: Span, done: int) -> Length:
-    """What is left behind ``done`` steps; the images of an evaluation are not known yet."""
+    """Remaining length after ``done`` steps; the images of an evaluation are not known yet."""
     count = 0
     if cfg.get("val_dataloader") and cfg.get("val_cfg"):
         passed = done // span.epoch_length if span.by_epoch else done
@@ -61,9 +61,9 @@ def plan_rates(cfg: Config, epoch_length: int, images: int) -> Rates:
     """Step the schedulers of ``cfg`` through the run.
 
     Args:
-        cfg: of the run.
-        epoch_length: steps of an epoch.
-        images: of a step, to which ``auto_scale_lr`` scales if it is on.
+        cfg: config of the run.
+        epoch_length: steps per epoch.
+        images: images per step, to which ``auto_scale_lr`` scales if it is on.
 
     Raises:
         AttributeError, TypeError, ValueError: settings that cannot be simulated.
@@ -92,7 +92,7 @@ def disk_of(hook: Mapping, span: Span, whole: int, weights: int) -> Disk:
 
     Args:
         hook: ``default_hooks.checkpoint``.
-        span: of the run.
+        span: length of the run.
         whole, weights: bytes of a checkpoint with and without the optimizer.
     """
     regular = regular_checkpoints(

@@ -1,4 +1,4 @@
-"""``tools/train.py --preflight``: what a run depends on, tried or computed; nothing is written."""
+"""``tools/train.py --preflight``: try or compute what a run depends on; nothing is written."""
 
 import contextlib
 import copy
@@ -54,22 +54,22 @@ def preflight(
     """Check the data, load the weights, take steps, and report what the run will need.
 
     All processes of a distributed run call it; the first one checks the files and reports. Nothing is
-    written, but for weights that have to be downloaded, which go where the run will look for them.
+    written, except weights that must be downloaded, which go where the run will look for them.
 
     Args:
-        cfg: as :func:`convnext_dense.mm.apis.train.training_runner` builds its runner from.
+        cfg: config that :func:`convnext_dense.mm.apis.train.training_runner` would run.
         strict: ``--strict-data``.
         compiled: ``--compile``.
-        tell: prints a line of the report.
+        tell: function that prints a line of the report.
 
     Returns:
         whether the run can start.
 
     Raises:
-        UserError: sharded runs, which only a run of their own can measure.
+        UserError: a sharded run, which only the run itself can measure.
     """
     if cfg.get("runner_type") == "ShardedRunner":
-        raise UserError("--preflight measures whole models: leave --fsdp out, its memory is that of a share")
+        raise UserError("--preflight measures whole models, --fsdp runs a part per process: leave --fsdp out")
     main = dist.is_main_process()
     report = Report(tell if main else lambda line: None)
     init_default_scope(cfg.get("default_scope") or "mmengine")
@@ -85,7 +85,7 @@ def preflight(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to ourselves what mmengine says of each parameter, and pycocotools of each file."""
+    """Hide what mmengine logs for each parameter, and pycocotools for each file."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -96,7 +96,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Preflight:
-    """What the parts of a preflight hand on to each other; each part says its lines."""
+    """State shared by the parts of a preflight; each part reports its own lines."""
 
     def __init__(self, cfg: Config, strict: bool, compiled: bool, report: Report) -> None:
         self.cfg = cfg
@@ -108,7 +108,7 @@ class _Preflight:
         self.batch_size = cfg.train_dataloader.batch_size
 
     def run(self, usable: bool) -> None:
-        """All parts; what one cannot do is a problem, and the others go on as far as they can.
+        """Run all parts; a part that fails is a problem, and the others continue as far as they can.
 
         Args:
             usable: whether training can be tried on the data.
@@ -130,7 +130,7 @@ class _Preflight:
             self.disk(model, optim_wrapper)
 
     def attempt(self, topic: str, part: Callable[[], object]) -> object:
-        """What ``part`` returns; ``None`` if it meets an error that a user can act on."""
+        """Return the result of ``part``; ``None`` after an error that a user can act on."""
         try:
             return part()
         except Exception as error:
@@ -143,7 +143,7 @@ class _Preflight:
     # ---- weights
 
     def weights(self) -> nn.Module:
-        """The model with the weights that the run will start from; random ones where these fail."""
+        """Build the model with the weights that the run will start from; random ones if these fail."""
         model = MODELS.build(self.cfg.model)
         loaded = self.attempt("weights", lambda: load(model, self.cfg))
         if loaded:
@@ -152,7 +152,7 @@ class _Preflight:
             plain = Config(dict(model=copy.deepcopy(self.cfg.model)))
             set_pretrained(plain, "none")
             model = MODELS.build(plain.model)
-            text = "going on with random ones, for the sake of what follows"
+            text = "continuing with random weights so that the other checks can run"
         total, inside = (
             sum(p.numel() for p in part.parameters()) / 1e6
             for part in (model, getattr(model, "backbone", nn.Identity()))
@@ -168,12 +168,12 @@ class _Preflight:
             return Runner.build_dataloader(self.loaders["train_dataloader"], seed=0)
 
     def rates(self) -> None:
-        """Groups and learning rates."""
+        """Report the groups and learning rates."""
         images = self.batch_size * dist.get_world_size()
         try:
             rates = plan_rates(self.cfg, self.span.epoch_length, images)
         except (AttributeError, TypeError, ValueError) as error:
-            self.report.say("rates", f"cannot be told beforehand: {error}")
+            self.report.say("rates", f"cannot be determined in advance: {error}")
             return
         self.report.say("rates", rates.groups)
         self.report.say("", rates.course)
@@ -187,7 +187,7 @@ class _Preflight:
     def steps(
         self, model: nn.Module, optim_wrapper: OptimWrapper, loader: DataLoader
     ) -> tuple[Measured, Samples] | None:
-        """Steps on the largest batch, their memory, and the largest batch that fits."""
+        """Measure steps on the largest batch, their memory, and the largest batch that fits."""
         samples = largest_samples(self.cfg, self.loaders["train_dataloader"], loader.dataset)
         image, batch = (_by(size) for size in samples.largest)
         shape = f"{self.batch_size} x {batch}"
@@ -203,12 +203,12 @@ class _Preflight:
         if not math.isfinite(measured.loss):
             self.report.problem(
                 "steps",
-                f"the loss is {measured.loss} behind the first steps: check labels, weights and rates",
+                f"the loss is {measured.loss} after the first steps: check labels, weights and rates",
             )
         return None if measured.seconds is None else (measured, samples)
 
     def memory(self, measured: Measured, fitting: tuple[int, bool] | None, shape: str) -> None:
-        """Lines about memory."""
+        """Report the memory."""
         place = torch.device(get_device())
         peak = measured.peaks.get(self.batch_size)
         free = f"{gib(measured.free)} were free on {place}"
@@ -221,7 +221,7 @@ class _Preflight:
                 "model.backbone.with_cp=True",
             )
         elif peak is None:
-            self.report.say("memory", "not told by this system")
+            self.report.say("memory", "not reported by this system")
         else:
             self.report.say(
                 "memory",
@@ -234,23 +234,23 @@ class _Preflight:
             how = (
                 "tried"
                 if tried
-                else f"{gib(line.fixed)} + {gib(line.per_image)} an image in 90% of what was free"
+                else f"{gib(line.fixed)} + {gib(line.per_image)} per image in 90% of the free memory"
             )
-            self.report.say("batch", f"largest that fits: {images} images a process ({how})")
+            self.report.say("batch", f"largest that fits: {images} images per process ({how})")
             if measured.seconds is not None and images < self.batch_size:
                 self.report.warn("batch", f"{self.batch_size} images leave less than 10% of the memory free")
 
     # ---- time
 
     def time(self, model: nn.Module, measured: Measured, samples: Samples, loader: DataLoader) -> None:
-        """Seconds of steps, of the loader and of evaluations; hours of the run."""
+        """Report the time of steps, of the loader, of evaluations and of the run."""
         length = length_of(self.cfg, self.span, self.steps_done)
         preprocessor = self.cfg.model.get("data_preprocessor") or {}
         shape = f"{self.batch_size} x {_by(samples.largest.batch)}"
         seconds = measured.seconds
-        batches = f", {duration(seconds * length.accumulate)} a step of {length.accumulate} batches"
+        batches = f", {duration(seconds * length.accumulate)} per step of {length.accumulate} batches"
         self.report.say(
-            "steps", f"{duration(seconds)} a batch of {shape}{batches if length.accumulate > 1 else ''}"
+            "steps", f"{duration(seconds)} per batch of {shape}{batches if length.accumulate > 1 else ''}"
         )
         pace = Pace(seconds, overlap=loader.num_workers > 0)
         if loading := loader_pace(loader, preprocessor):
@@ -260,7 +260,7 @@ class _Preflight:
             self.report.say(
                 "loading",
                 f"{self.batch_size / loading.seconds:.1f} images/s with {_workers(loader.num_workers)}, "
-                f"{duration(loading.seconds)} a batch; {loading.batches} batches drawn have "
+                f"{duration(loading.seconds)} per batch; {loading.batches} batches drawn have "
                 f"{share:.0%} of the largest one's area",
             )
         if pace.starved:
@@ -281,7 +281,7 @@ class _Preflight:
         )
 
     def evaluation(self, model: nn.Module, pace: Pace, length: Length) -> tuple[Pace, Length]:
-        """``pace`` and ``length`` with validation images."""
+        """Add the validation images to ``pace`` and ``length``."""
         settings = self.loaders["val_dataloader"]
         with contextlib.redirect_stdout(io.StringIO()):
             dataset = DATASETS.build(settings["dataset"])
@@ -292,7 +292,7 @@ class _Preflight:
         images = -(-len(dataset) // dist.get_world_size())
         self.report.say(
             "evaluation",
-            f"{duration(seconds)} an image with the weights of now, {duration(images * seconds)} "
+            f"{duration(seconds)} per image with the current weights, {duration(images * seconds)} "
             f"for {images:,} images, without the metric",
         )
         return pace._replace(image=seconds), length._replace(val_images=images)
@@ -305,10 +305,10 @@ class _Preflight:
         return any(hook["type"] == "EMAHook" for hook in self.cfg.get("custom_hooks") or [])
 
     def disk(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
-        """Checkpoints of the run against the space that is free."""
+        """Compare the checkpoints of the run with the free space."""
         hook = (self.cfg.get("default_hooks") or {}).get("checkpoint")
         if not hook or hook["type"] not in ("CheckpointHook", "CheckpointKeeper"):
-            self.report.say("disk", "no checkpoint hook that is known here")
+            self.report.say("disk", "no known checkpoint hook")
             return
         plain = checkpoint_bytes(model)
         average = plain if self.averages else 0
@@ -321,15 +321,15 @@ class _Preflight:
         also = " and the best" if disk.best else ""
         self.report.say(
             "disk",
-            f"{gib(disk.whole)} a checkpoint; {kept}{also}: at most {gib(disk.most)} of {gib(free)} "
+            f"{gib(disk.whole)} per checkpoint; {kept}{also}: at most {gib(disk.most)} of {gib(free)} "
             f"free in {folder}",
         )
         if disk.most > free:
-            self.report.warn("disk", "too little space: --keep K keeps fewer, --work-dir DIR goes elsewhere")
+            self.report.warn("disk", "too little space: --keep K keeps fewer, or choose another --work-dir")
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
+    """The nearest existing folder, ``path`` or above it."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 

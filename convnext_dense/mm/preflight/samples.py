@@ -21,22 +21,22 @@ from convnext_dense.mm.preflight.shape import (
     pad,
 )
 
-DRAWN = 32  # samples drawn where the pipeline does not tell its largest image
-LOOK_SECONDS = 5.0  # for the fullest images
-CANDIDATES = 16  # of which some may not load
+DRAWN = 32  # samples drawn where the pipeline does not determine its largest image
+LOOK_SECONDS = 5.0  # to find the fullest images
+CANDIDATES = 16  # some of them may not load
 WARM_SIDE = 128  # pixels; below, some heads have no positions left
 WRAPPERS = {"RepeatDataset", "ConcatDataset", "ClassBalancedDataset", "CheckedDataset"}
-"""Datasets that hand on the samples of others as they are."""
+"""Datasets that pass on the samples of others unchanged."""
 
 
 class Samples(NamedTuple):
-    """What the measured batches are made of.
+    """Samples that the measured batches are made of.
 
     Attributes:
-        items: of the dataset, as its pipeline packs them; they are used in turn.
+        items: samples as the pipeline packs them; they are used in turn.
         largest: padded shapes of the largest image and batch.
         source: a line that says where both come from.
-        small: the first item at half of the height and width, if its pipeline told how to make it.
+        small: the first item at half of the height and width, if its pipeline allows it.
     """
 
     items: list[dict]
@@ -45,16 +45,16 @@ class Samples(NamedTuple):
     small: dict | None = None
 
     def batch(self, images: int) -> dict:
-        """A batch of its own, because a step writes into it."""
+        """Return a new batch, because a step writes into it."""
         return pseudo_collate([copy.deepcopy(self.items[i % len(self.items)]) for i in range(images)])
 
     def warm_up(self, images: int) -> dict:
-        """A batch for a step that nobody measures, of less work where that can be had."""
+        """Return a batch for an unmeasured step, a smaller one where possible."""
         return self.batch(images) if self.small is None else self._replace(items=[self.small]).batch(images)
 
 
 def largest_samples(cfg: Config, loader: Mapping, dataset: Dataset) -> Samples:
-    """The fullest samples of the training set at the largest shape of its pipeline.
+    """Return the fullest samples of the training set at the largest shape of its pipeline.
 
     Instances need memory, so detectors get the images with most of them, stretched to the shape. Where the
     shape does not follow from the config, the largest of some real samples are taken.
@@ -62,7 +62,7 @@ def largest_samples(cfg: Config, loader: Mapping, dataset: Dataset) -> Samples:
     Args:
         cfg: the config as the user wrote it.
         loader: ``train_dataloader`` with the checked transforms.
-        dataset: built from it.
+        dataset: dataset built from it.
 
     Raises:
         UserError: no usable image.
@@ -106,7 +106,7 @@ def _shape_of_config(cfg: Config, batch_size: int) -> Largest:
     node = cfg.train_dataloader.dataset
     while "dataset" in node or "datasets" in node:
         if bare_type(node) not in WRAPPERS:
-            raise UnknownSizeError(f"{node['type']} makes images of its own")
+            raise UnknownSizeError(f"{node['type']} makes its own images")
         node = node.get("dataset") or node["datasets"][0]
     preprocessor = cfg.model.get("data_preprocessor") or {}
     scope, grouped = cfg.get("default_scope") or "mmengine", is_grouped(cfg.train_dataloader)
@@ -123,7 +123,7 @@ def _shape_of_config(cfg: Config, batch_size: int) -> Largest:
 def _drawn(
     dataset: Dataset, order: Sequence[int], preprocessor: Mapping, batch_size: int, reason: str
 ) -> Samples:
-    """The largest of some samples as training gets them."""
+    """Return the largest of some samples as training gets them."""
     items = [dataset[index] for index in order[:DRAWN]]
     items.sort(key=lambda item: -item["inputs"].shape[-2] * item["inputs"].shape[-1])
     sizes = [tuple(item["inputs"].shape[-2:]) for item in items]
@@ -136,7 +136,7 @@ def _drawn(
 
 
 def _fullest(dataset: Dataset, order: Sequence[int]) -> tuple[list[int], int, int]:
-    """Indices by falling number of instances, the highest number, and how many were looked at in the time."""
+    """Indices by decreasing number of instances, the highest number, and how many were checked in time."""
     counts, end = {}, time.monotonic() + LOOK_SECONDS
     for index in order:
         instances = dataset.get_data_info(index).get("instances")

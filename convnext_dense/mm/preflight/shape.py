@@ -1,8 +1,8 @@
 """The largest image and the largest batch that a training pipeline can make, from its config alone.
 
-A handful of images of all proportions goes through the size rules of the transforms, with every extreme of
-their random choices. No pixel is touched. A batch is padded to the height of its highest and the width of
-its widest image, so its largest shape may be that of no image: a landscape beside an upright crop.
+A few image sizes of all proportions go through the size rules of the transforms, with every extreme of
+their random choices. No pixels are computed. A batch is padded to the height of its highest and the width of
+its widest image, so its largest shape may match no single image: a landscape beside an upright crop.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ UNCHANGED = {
     *("CutOut", "RandomErasing", "Corrupt", "Normalize", "GenerateEdge", "CLAHE", "AdjustGamma", "RGB2Gray"),
 }  # fmt: skip
 PROPORTIONS = (1.0, 1.1, 1.25, 4 / 3, 1.5, 1.6, 16 / 9, 2.0, 2.5, 3.0)  # long side by short side
-SHORT_SIDES = (480, 1440)  # where the result depends on it, the pipeline alone does not tell the largest
+SHORT_SIDES = (480, 1440)  # if the result depends on it, the pipeline does not determine the largest
 BETWEEN = 8  # steps through the range of a random crop
 
 
 class UnknownSizeError(ValueError):
-    """A pipeline whose largest image does not follow from its config; the message has the transform."""
+    """A pipeline whose largest image does not follow from its config; the message names the transform."""
 
 
 class Largest(NamedTuple):
@@ -47,16 +47,16 @@ def largest_shape(
     Args:
         pipeline: transforms of the training set.
         preprocessor: the model's ``data_preprocessor``.
-        scope: ``mmdet`` or ``mmseg``, whose transforms of one name differ.
+        scope: ``mmdet`` or ``mmseg``, whose transforms of the same name differ.
         batch_size: images of a batch.
-        grouped: whether batches are of landscape or of upright images only (``AspectRatioBatchSampler``).
+        grouped: whether batches have only landscape or only upright images (``AspectRatioBatchSampler``).
 
     Raises:
-        UnknownSizeError: a transform that is not known here, or images that go in at their own size.
+        UnknownSizeError: an unknown transform, or images that enter at their own size.
     """
     results = {_largest(pipeline, preprocessor, scope, batch_size, grouped, side) for side in SHORT_SIDES}
     if len(results) > 1:
-        raise UnknownSizeError("the images go in at a size of their own")
+        raise UnknownSizeError("the images enter at their own size")
     return results.pop()
 
 
@@ -81,7 +81,7 @@ def _largest(
 
 
 def _area(size: Size) -> tuple[int, int]:
-    """What to compare by; of two that are equal, the landscape."""
+    """Sort key; of two equal areas, the landscape wins."""
     return size[0] * size[1], size[1]
 
 
@@ -92,7 +92,7 @@ def around(sizes: Iterable[Size]) -> Size:
 
 
 def _proportions(node: object) -> Iterator[float]:
-    """Long side by short side of every ``scale`` below ``node``: the images that fill it wholly."""
+    """Long side by short side of every ``scale`` below ``node``: the images that fill it completely."""
     if isinstance(node, Mapping):
         for key in ("scale", "scales"):
             for scale in _scales(node.get(key)):
@@ -118,16 +118,16 @@ def _scales(value: object) -> list[Size]:
 def run_sizes(
     pipeline: Sequence[Mapping], sizes: set[Size], scope: str, proportions: Sequence[float] = ()
 ) -> set[Size]:
-    """Sizes behind ``pipeline``, of every extreme of its random choices.
+    """Sizes after ``pipeline``, for every extreme of its random choices.
 
     Args:
-        pipeline: transforms; anything random about sizes is followed in all directions.
-        sizes: of the images that go in.
+        pipeline: transforms; all extremes of random sizes are followed.
+        sizes: sizes of the input images.
         scope: ``mmdet`` or ``mmseg``.
-        proportions: of crops to be looked at beside the extreme ones.
+        proportions: proportions of crops to check beside the extreme ones.
 
     Raises:
-        UnknownSizeError: a transform that is not known here.
+        UnknownSizeError: an unknown transform.
     """
     for transform in pipeline:
         sizes = _run_one(transform, sizes, scope, proportions)
@@ -151,7 +151,7 @@ def _run_one(transform: Mapping, sizes: set[Size], scope: str, proportions: Sequ
         return {cut for size in sizes for cut in crop(transform, size, proportions)}
     if kind == "Pad":
         return {_pad_transform(transform, size) for size in sizes}
-    raise UnknownSizeError(f"what {kind} does to sizes is not known")
+    raise UnknownSizeError(f"the effect of {kind} on sizes is unknown")
 
 
 def bare_type(cfg: Mapping) -> str:
@@ -169,7 +169,7 @@ def _resized(kind: str, transform: Mapping, sizes: set[Size]) -> set[Size]:
         by = factor if isinstance(factor, list | tuple) else (factor, factor)  # width, height
         return {(int(h * by[1] + 0.5), int(w * by[0] + 0.5)) for h, w in sizes}
     if transform.get("resize_type", "Resize") not in ("Resize", "mmcv.Resize", "mmdet.Resize"):
-        raise UnknownSizeError(f"what {transform['resize_type']} does to sizes is not known")
+        raise UnknownSizeError(f"the effect of {transform['resize_type']} on sizes is unknown")
     scales = _scales(transform.get("scales" if kind == "RandomChoiceResize" else "scale"))
     if not scales:
         raise UnknownSizeError(f"{kind} without a fixed scale")
@@ -182,7 +182,7 @@ def _resized(kind: str, transform: Mapping, sizes: set[Size]) -> set[Size]:
 
 
 def _fit(size: Size, scale: Sequence[float], keep_ratio: bool) -> Size:
-    """As mmcv: as large as long and short side of ``scale`` (width, height) allow."""
+    """Resize like mmcv: as large as long and short side of ``scale`` (width, height) allow."""
     if not keep_ratio:
         return int(scale[1]), int(scale[0])
     factor = min(max(scale) / max(size), min(scale) / min(size))
@@ -212,7 +212,7 @@ def _mmdet_crop(transform: Mapping, size: Size, proportions: Sequence[float]) ->
         [low + (high - low) * i // BETWEEN for i in range(BETWEEN + 1)] for low, high in ranges
     )
     crops = {(height, width) for height in heights for width in widths}
-    for height in heights:  # those that fill a scale wholly lie between
+    for height in heights:  # those that fill a scale completely lie in between
         wide = (round(height * p) for p in (*proportions, *(1 / p for p in proportions)))
         crops |= {(height, width) for width in wide if ranges[1][0] <= width <= ranges[1][1]}
     return crops
@@ -248,6 +248,6 @@ def _up(size: Size, divisor: int | None) -> Size:
 
 
 def is_grouped(dataloader: Mapping) -> bool:
-    """Whether batches hold landscape or upright images only."""
+    """Whether batches hold only landscape or only upright images."""
     sampler = dataloader.get("batch_sampler")
     return bool(sampler) and bare_type(sampler) == "AspectRatioBatchSampler"

@@ -23,22 +23,22 @@ from convnext_dense.reports.preflight import USABLE, Line, largest_batch, memory
 from convnext_dense.support.system import free_memory, used_memory
 
 LOADER_SECONDS = 20.0
-CLEAR = 128 * 2**20  # bytes of a step beside which what else a process does is small
-MOST = 16  # images of a batch that is tried for the line of memory alone
+CLEAR = 128 * 2**20  # bytes of a step; other memory use of the process is small beside it
+MOST = 16  # images of a batch that is tried only for the line of memory
 
 
 # ----------------------------------------------------------------------------------------------- steps
 
 
 class Measured(NamedTuple):
-    """What the steps took.
+    """Time and memory of the steps.
 
     Attributes:
-        seconds: of the second step on the configured batch; ``None`` if that does not fit.
-        peaks: images -> bytes of a step beside what was there before; empty where the system does not tell.
-        before: bytes that were there before.
-        free: bytes that were free then.
-        loss: of the last step.
+        seconds: time of the second step on the configured batch; ``None`` if that does not fit.
+        peaks: images -> bytes of a step beyond ``before``; empty if the system does not report them.
+        before: bytes in use before the steps.
+        free: bytes free before the steps.
+        loss: loss of the last step.
     """
 
     seconds: float | None
@@ -56,14 +56,14 @@ class Measured(NamedTuple):
 def measure_steps(
     model: nn.Module, optim_wrapper: OptimWrapper, samples: Samples, batch_size: int, least: int = 1
 ) -> Measured:
-    """Two training steps on a batch of ``batch_size``, and one on each of some others, for memory's growth.
+    """Take two training steps on a batch of ``batch_size``, and one on some other sizes to see memory grow.
 
     Args:
-        model: on its device, in its wrapper.
-        optim_wrapper: of its parameters; they change.
-        samples: of the largest shape.
-        batch_size: images of a process.
-        least: images that the model trains on at least; 2 with batch norms.
+        model: model on its device, in its wrapper.
+        optim_wrapper: optimizer of its parameters, which change.
+        samples: samples of the largest shape.
+        batch_size: images per process.
+        least: smallest batch that the model can train on; 2 with batch norm.
     """
     device = next(model.parameters()).device
     losses: list[float] = []
@@ -79,7 +79,7 @@ def measure_steps(
     seconds: list[float] = []
 
     def tried(images: int) -> bool:
-        """Whether a batch of so many images fits; its time and peak are noted."""
+        """Whether a batch of ``images`` fits; its time and peak are recorded."""
         if not _agreed(_may_fit(images, peaks, free, device)):
             return False
         noted: list[tuple[float, int | None]] = []
@@ -103,7 +103,7 @@ def measure_steps(
         clear = not _agreed(peaks[largest] < CLEAR)
         images = largest + 1 if clear else 2 * largest
         if (clear and len(peaks) > 1) or (images >= batch_size and not fits) or not tried(images):
-            break  # a line needs two points, far enough from each other to tell their difference
+            break  # a line needs two points that are far enough apart
     return Measured(seconds[0] if seconds else None, peaks, before, free, losses[-1])
 
 
@@ -115,14 +115,14 @@ def survives(run: Callable[[], object], model: nn.Module) -> bool:
     except torch.cuda.OutOfMemoryError:
         if dist.is_distributed():
             raise  # the other processes wait for this one
-    # behind the handler, whose traceback keeps the tensors of the step
+    # after the handler, whose traceback keeps the tensors of the step
     model.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
     return False
 
 
 def _may_fit(images: int, peaks: Mapping[int, int], free: int, device: torch.device) -> bool:
-    """Whether a step may be tried: a CPU's memory that overflows takes the process with it."""
+    """Whether a step may be tried: running out of CPU memory ends the process."""
     if not peaks or device.type == "cuda":
         return True
     last = max(peaks)
@@ -135,16 +135,16 @@ def _agreed(mine: bool) -> bool:
 
 
 def timed_peak(run: Callable[[], None], device: torch.device) -> tuple[float, int | None]:
-    """Seconds of one call and the bytes it took at most; ``None`` where the system does not tell."""
+    """Seconds and peak bytes of one call; ``None`` if the system does not report memory."""
     taken: list[float] = []
     peak = peak_bytes(lambda: taken.append(time_once(run, device)[0]), device)
-    if peak is None and not taken:  # the system told nothing, before the call
+    if peak is None and not taken:  # the system reports no memory, so the call was not made
         taken.append(time_once(run, device)[0])
     return taken[-1], peak
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that a step may take beside what is there; the processes of a machine share its memory."""
+    """Bytes that a step may take beyond those in use; the processes of a machine share its memory."""
     if device.type != "cpu":
         return free_memory(device)
     return free_memory(device) // int(os.environ.get("LOCAL_WORLD_SIZE") or dist.get_world_size())
@@ -154,9 +154,9 @@ def confirmed(images: int, known: int, fits: Callable[[int], bool]) -> int:
     """The largest batch from ``images`` downwards that really fits.
 
     Args:
-        images: as the line of memory says.
-        known: a batch that fitted.
-        fits: tries a step.
+        images: estimate from the line of memory.
+        known: batch that fitted.
+        fits: function that tries a step.
     """
     while images > known and not fits(images):
         images = max(known, images - max(1, images // 16))
@@ -189,7 +189,7 @@ def largest_fitting(
 
 
 class LoaderPace(NamedTuple):
-    """Seconds a batch, the mean area of a batch after padding in pixels, and batches looked at."""
+    """Seconds per batch, mean area of a batch after padding in pixels, and number of batches measured."""
 
     seconds: float
     area: float
@@ -199,7 +199,7 @@ class LoaderPace(NamedTuple):
 def loader_pace(
     loader: DataLoader, preprocessor: Mapping, limit: float = LOADER_SECONDS
 ) -> LoaderPace | None:
-    """How fast the real loader is, behind the first batch of each worker; ``None`` if it has too few."""
+    """Measure the real loader after the first batch of each worker; ``None`` if it has too few batches."""
     first, most = max(1, loader.num_workers), max(8, 4 * loader.num_workers)
     areas: list[float] = []
     start = counted = 0
@@ -220,7 +220,7 @@ def loader_pace(
 
 
 def evaluation_pace(model: nn.Module, dataset: Dataset, batch_size: int, fp16: bool = False) -> float:
-    """Seconds of a validation image: two batches, behind one that nobody counts."""
+    """Seconds per validation image: two batches, after one that is not counted."""
     device = next(model.parameters()).device
     model.eval()
     order = random.Random(0).sample(range(len(dataset)), min(len(dataset), 3 * batch_size))

@@ -1,4 +1,4 @@
-"""A model with the weights that a run will start from, on its device, and what a checkpoint takes."""
+"""A model with the weights that a run will start from, on its device, and the size of a checkpoint."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, 
 
 
 def load(model: nn.Module, cfg: Config) -> tuple[str, int]:
-    """Load as the run will; what was loaded and from where, and the steps that are behind it.
+    """Load as the run will; return what was loaded from where, and the steps already done.
 
     Raises:
         CheckpointError: a file that is missing, damaged or of another model.
@@ -30,20 +30,20 @@ def load(model: nn.Module, cfg: Config) -> tuple[str, int]:
         model.load_state_dict(state)
         told = f"whole model: {len(state)}/{len(model.state_dict())} tensors from {source}"
         steps = checkpoint["meta"].get("iter", 0) if cfg.get("resume") else 0
-        return (f"{told}, behind step {steps:,}" if steps else told), steps
+        return (f"{told}, after step {steps:,}" if steps else told), steps
     if source:
-        return f"load_strict = False: {source} will be loaded as far as it fits, and was not looked at", 0
+        return f"load_strict = False: {source} will be loaded as far as it fits, and was not checked", 0
     named = _pretrained(model)
     if lines:
         return f"{'; '.join(lines)}, {named}", 0
     if named:
-        return f"{named}, by the toolbox's own loading, which does not count", 0
+        return f"{named}, by the toolbox's own loading, which does not count tensors", 0
     return "random: neither the config nor --pretrained names a file", 0
 
 
 @contextlib.contextmanager
 def _lines_of_core() -> Iterator[list[str]]:
-    """What the exact loader logs, which is one line a file."""
+    """Collect what the exact loader logs, one line per file."""
     lines: list[str] = []
 
     class Listener(logging.Handler):
@@ -70,7 +70,7 @@ def _pretrained(model: nn.Module) -> str:
 
 
 def wrap(model: nn.Module, cfg: Config) -> nn.Module:
-    """``model`` on its device, behind a wrapper if there are several processes; as mmengine's runner does."""
+    """Move ``model`` to its device and wrap it for several processes, as mmengine's runner does."""
     model = model.to(get_device())
     if not dist.is_distributed():
         return model
@@ -88,7 +88,7 @@ def wrap(model: nn.Module, cfg: Config) -> nn.Module:
 
 
 def checkpoint_bytes(model: nn.Module, optim_wrapper: OptimWrapper | None = None) -> int:
-    """Bytes of the tensors in a checkpoint; those of the optimizer are there once it has made a step."""
+    """Bytes of the tensors in a checkpoint; the optimizer has tensors only after a step."""
     state = optim_wrapper.optimizer.state if optim_wrapper else {}
     tensors = [*model.state_dict().values()]
     tensors += [value for values in state.values() for value in values.values() if isinstance(value, Tensor)]

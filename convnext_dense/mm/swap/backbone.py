@@ -1,4 +1,4 @@
-"""Put a ConvNeXt in the place of the backbone of any mmdet or mmseg config."""
+"""Replace the backbone of any mmdet or mmseg config by a ConvNeXt."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -23,8 +23,8 @@ from convnext_dense.models.layer_decay import DecayType
 from convnext_dense.results.paper import facebook
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
-# What the released recipes start from. On ImageNet-22K these are the pre-trained weights and not those that
-# were fine-tuned on ImageNet-1K afterwards.
+# Initial weights of the released recipes. For ImageNet-22K these are the pre-trained weights, not those
+# fine-tuned on ImageNet-1K afterwards.
 PRETRAINED: dict[str, str] = {
     "tiny": facebook("convnext_tiny_1k_224"),
     "small": facebook("convnext_small_1k_224"),
@@ -42,8 +42,8 @@ class Regularisation(NamedTuple):
     decay_type: DecayType
 
 
-# Those of the released recipes: Cascade Mask R-CNN for detectors, UperNet for segmentors; huge as xlarge,
-# and as tiny what is smaller.
+# Values of the released recipes: Cascade Mask R-CNN for detectors, UperNet for segmentors; huge uses those
+# of xlarge, and sizes below tiny those of tiny.
 DETECTION = {
     "tiny": Regularisation(0.4, 0.7, "layer_wise"),
     "small": Regularisation(0.6, 0.7, "layer_wise"),
@@ -58,7 +58,7 @@ BASE_LR, BASE_BATCH = 1e-4, 16  # of the released UperNet and Mask R-CNN recipes
 
 
 class Swap(NamedTuple):
-    """A swapped config, what was changed, and what the old backbone gave."""
+    """A swapped config, its changes, and the outputs of the old backbone."""
 
     cfg: Config
     changes: tuple[Change, ...]
@@ -73,22 +73,22 @@ def swap_backbone(
     keep_optim: bool = False,
     amp: bool = True,
 ) -> Swap:
-    """Replace the backbone of ``cfg`` by a ConvNeXt and everything that depends on it.
+    """Replace the backbone of ``cfg`` by a ConvNeXt and adapt everything that depends on it.
 
-    What the old backbone hands on is measured by running it; the ConvNeXt returns
-    the stages of the same strides, and each consumer's channels follow. ``cfg`` itself
+    The outputs of the old backbone are measured by running it; the ConvNeXt returns
+    the stages with the same strides, and each consumer's channels are adapted. ``cfg`` itself
     is not changed.
 
     Args:
         cfg: config of mmdet 3.x, mmseg 1.x or mmpretrain 1.x.
-        arch: name or depths and dims.
-        pretrained: weights; ``None`` the published ones of that size, ``"none"`` random.
-        keep_optim: leave optimizer, decay and precision as they are.
-        amp: mixed precision; ``False`` keeps the config's. Where the result trains so, its heads give way
-            to those that keep coordinates and losses in float32.
+        arch: name, or depths and dims.
+        pretrained: weights; ``None`` means the published ones of that size, ``"none"`` random ones.
+        keep_optim: keep optimizer, decay and precision.
+        amp: mixed precision; ``False`` keeps the config's setting. With mixed precision, heads are replaced
+            by those that keep coordinates and losses in float32.
 
     Raises:
-        RefusedError: what cannot be swapped, with the reason.
+        RefusedError: the backbone cannot be swapped, with the reason.
         ValueError: an unknown arch.
     """
     new = copy.deepcopy(cfg)
@@ -119,17 +119,17 @@ def swap_backbone(
 
 
 def _reader_changes(model: Mapping, levels: Levels, channels: tuple[int, ...]) -> Iterator[Change]:
-    """Changes of whatever reads the backbone."""
+    """Changes of every part that reads the backbone."""
     if has_decoder(levels):
         if model.get("neck"):
-            raise RefusedError("the old backbone has a decoder of its own, and a neck behind it")
+            raise RefusedError("the old backbone has its own decoder, with a neck after it")
         return decoder_changes(model, levels.strides, channels)
     passed = passed_on(model.get("neck"), levels)
     return consumer_changes(model, levels.channels, channels, passed)
 
 
 def put(cfg: Config, path: Path, value: object) -> None:
-    """Set the entry at ``path``; ``None`` as value removes ``model.pretrained`` and its like."""
+    """Set the entry at ``path``; ``None`` as value removes an entry such as ``model.pretrained``."""
     node = cfg
     for key in path[:-1]:
         node = node[key]
@@ -140,7 +140,7 @@ def put(cfg: Config, path: Path, value: object) -> None:
 
 
 def _checked_backbone(cfg: Config) -> Mapping:
-    """The backbone's config, unless the model is of a kind in which it cannot be replaced alone."""
+    """The backbone's config; raises :class:`RefusedError` if it cannot be replaced alone."""
     model = cfg.get("model")
     if not model or not isinstance(model.get("backbone"), Mapping):
         parts = (model or {}).items()
@@ -208,7 +208,7 @@ def _preprocessor_changes(model: Mapping) -> Iterator[Change]:
 
 
 def _weight_changes(cfg: Config) -> Iterator[Change]:
-    """Weights of the old backbone that are named elsewhere."""
+    """Changes that remove weights of the old backbone from other entries."""
     named = {("model", "pretrained"): cfg.model.get("pretrained"), ("load_from",): cfg.get("load_from")}
     init = cfg.model.get("init_cfg")
     if isinstance(init, Mapping) and init.get("type") == "Pretrained":
@@ -226,7 +226,7 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
     lr, why = learning_rate(cfg)
     paramwise = dict(decay_rate=settings.decay_rate, decay_type=settings.decay_type)
     kept = (old.get("paramwise_cfg") or {}).get("custom_keys") or {}
-    # what a config says of its heads stays; of a backbone, the layer decay says it
+    # entries for the heads stay; layer decay replaces those for the backbone
     custom = {key: dict(value) for key, value in kept.items() if "backbone" not in key}
     if custom:
         paramwise["custom_keys"] = custom
@@ -246,7 +246,7 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
 
 
 def learning_rate(cfg: Config) -> tuple[float, str]:
-    """The new learning rate and the rule that it follows."""
+    """The new learning rate and its rule."""
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
     if "adam" in str(optimizer.get("type", "")).lower():
         kind = optimizer["type"]

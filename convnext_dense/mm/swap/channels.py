@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 Path = tuple[str | int, ...]
 
-IN_CHANNELS = ("in_channels", "in_channel", "c1_in_channels")  # what consumers call their input's channels
+IN_CHANNELS = ("in_channels", "in_channel", "c1_in_channels")  # how consumers name their input channels
 DECODER_CHANNELS = 256
 NOT_CONSUMERS = ("backbone", "data_preprocessor", "train_cfg", "test_cfg")
 
 
 class Change(NamedTuple):
-    """One entry of a config: where, what it was, what it is, why."""
+    """One changed entry of a config: path, old value, new value, reason."""
 
     path: Path
     old: object
@@ -22,20 +22,20 @@ class Change(NamedTuple):
 def consumer_changes(
     model: Mapping, old: tuple[int, ...], new: tuple[int, ...], passed: Mapping[int, int]
 ) -> Iterator[Change]:
-    """Channels of whatever reads the backbone: the neck, or without one every head.
+    """Channels of the parts that read the backbone: the neck, or every head if there is no neck.
 
     Args:
         model: the model's config.
         old: channels of the old levels.
         new: channels of the new levels.
-        passed: output of the neck -> level of the backbone, where the neck passes one on as it is.
+        passed: output of the neck -> level of the backbone that the neck passes on unchanged.
     """
     neck = model.get("neck")
     if isinstance(neck, Mapping):
         yield from _channel_changes(neck, ("model", "neck"), old, new)
         yield from _handed_on(model, neck, old, new)
         yield from _passed_changes(model, old, new, passed)
-    elif neck:  # several in a row: only the first one sees the backbone
+    elif neck:  # several in a row: only the first one reads the backbone
         yield from _channel_changes(neck[0], ("model", "neck", 0), old, new)
     else:
         for key, node in model.items():
@@ -47,11 +47,11 @@ def consumer_changes(
 
 
 def decoder_changes(model: Mapping, strides: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
-    """A feature pyramid in the place of a backbone's own decoder, and heads that read it.
+    """A feature pyramid in place of a backbone's own decoder, and heads that read it.
 
     Args:
         model: the model's config, without a neck.
-        strides: of the old levels, from coarse to fine; finer ones than 4 are read at 4, and the
+        strides: strides of the old levels, from coarse to fine; those below 4 are read at 4, as the
             logits are resized anyway.
         new: channels of ConvNeXt's four stages.
     """
@@ -91,7 +91,7 @@ def _passed_changes(
 
 
 def _region_changes(roi_head: Mapping, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
-    """Regions cut straight out of the backbone's maps keep its channels up to the heads."""
+    """Channels of regions cut directly from the backbone's maps, which stay the same up to the heads."""
     for key, node in roi_head.items():
         entry = "out_channels" if key.endswith("_roi_extractor") else "in_channels"
         if isinstance(node, Mapping) and isinstance(node.get(entry), int):
@@ -103,7 +103,7 @@ def _region_changes(roi_head: Mapping, old: tuple[int, ...], new: tuple[int, ...
 def _channel_changes(
     node: Mapping, path: Path, old: tuple[int, ...], new: tuple[int, ...], top: bool = True
 ) -> Iterator[Change]:
-    """Entries of one consumer that name channels of the old backbone, below it as far as they are sure."""
+    """Entries of one consumer that name channels of the old backbone; nested ones only if unambiguous."""
     for key, value in node.items():
         found = None
         if isinstance(value, list | tuple) and value and all(isinstance(v, int) for v in value):
@@ -113,7 +113,7 @@ def _channel_changes(
         elif isinstance(value, Mapping):
             yield from _channel_changes(value, (*path, key), old, new, top=False)
         if isinstance(value, tuple) and found is not None:
-            found = tuple(found)  # some classes insist
+            found = tuple(found)  # some classes require a tuple
         if found is not None and found != value:
             yield Change((*path, key), value, found, "channels of the new levels")
 
@@ -129,7 +129,7 @@ def new_list(
     """Channels of several levels, or ``None`` when they are not those of the backbone.
 
     Args:
-        value: the entry as it is.
+        value: the present entry.
         index: levels that it belongs to, if the config says so (``in_index``).
         old: channels of the old levels.
         new: channels of the new levels.
@@ -146,7 +146,7 @@ def new_list(
 
 
 def new_number(value: int, index: object, old: tuple[int, ...], new: tuple[int, ...]) -> int | None:
-    """Channels of one level: of ``index`` if that fits, else of the deepest level with that number."""
+    """Channels of one level: level ``index`` if it fits, else the deepest level with that number."""
     if isinstance(index, int) and -len(old) <= index < len(old) and old[index] == value:
         return new[index]
     fitting = [i for i, channels in enumerate(old) if channels == value]
@@ -154,7 +154,7 @@ def new_number(value: int, index: object, old: tuple[int, ...], new: tuple[int, 
 
 
 def _handed_on(model: Mapping, neck: Mapping, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
-    """A neck that passes the backbone's levels on as they are (SSD): its outputs and the heads' inputs."""
+    """Outputs of a neck that passes on the backbone's levels unchanged (SSD), and the heads' inputs."""
     out = neck.get("out_channels")
     if not isinstance(out, list | tuple) or tuple(out[: len(old)]) != old:
         return

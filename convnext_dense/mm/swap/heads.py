@@ -1,4 +1,4 @@
-"""Which heads of a swapped config give way to those that stay in float32 under autocast."""
+"""Which heads of a swapped config are replaced by those that stay in float32 under autocast."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ WHY = "keeps coordinates, losses and NMS in float32 under AMP"
 
 
 def float32_changes(model: Mapping, scope: str) -> Iterator[Change]:
-    """Types of heads, RoI heads and RoI extractors of which this package has a mended subclass.
+    """Types of heads, RoI heads and RoI extractors of which this package has a corrected subclass.
 
     Args:
         model: the model's config.
@@ -36,7 +36,7 @@ def _below(node: object, path: Path, scope: str) -> Iterator[Change]:
 
 
 def _has_mended(kind: str, scope: str) -> bool:
-    """Whether our class of that name is a subclass of the very class that ``kind`` means in ``scope``."""
+    """Whether our class of that name is a subclass of exactly the class that ``kind`` means in ``scope``."""
     prefix, _, name = kind.rpartition(".")
     old = ROOT.get(f"{prefix or scope}.{name}")
     ours = MODELS.get(name) if prefix != SCOPE else None

@@ -1,4 +1,4 @@
-"""What a backbone hands to the rest of a model: measured by running it, not read off its name."""
+"""Outputs of a backbone, measured by running it, not guessed from its name."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from convnext_dense.mm.models.meta_device import LinspaceOnCpu
 SIZE = 256  # pixels; divisible by every stride up to 128
 STRIDES = (4, 8, 16, 32)  # of ConvNeXt's stages
 
-# Weights, and layers that need compiled ops and leave every shape as it is.
+# Weights, and layers that need compiled ops and do not change shapes.
 _NO_SHAPE = ("init_cfg", "pretrained", "dcn", "stage_with_dcn", "sac", "stage_with_sac", "plugins")
 
 
 class RefusedError(UserError):
-    """A backbone that a ConvNeXt cannot stand in for; the message says why."""
+    """A backbone that a ConvNeXt cannot replace; the message says why."""
 
 
 class Levels(NamedTuple):
-    """The maps of a backbone: channels and stride of each, and whether strides were traded for dilation."""
+    """The maps of a backbone: channels and stride of each, and whether dilation replaced strides."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -38,14 +38,14 @@ class Stages(NamedTuple):
 
 
 def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
-    """Build a backbone from its config, run it on the meta device and look at its maps.
+    """Build a backbone from its config, run it on the meta device and inspect its maps.
 
     Args:
         backbone: config with ``type``; it is not changed.
         in_channels: channels of the input image.
 
     Raises:
-        RefusedError: it does not build or run alone, or returns anything but maps of one image.
+        RefusedError: it does not build or run alone, or returns something other than maps of one image.
     """
     kind = backbone.get("type")
     model, out = _run(backbone, torch.zeros(1, in_channels, SIZE, SIZE))
@@ -63,37 +63,37 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
 
 
 def _run(backbone: Mapping, image: torch.Tensor) -> tuple[nn.Module, object]:
-    """The backbone and its output, on the meta device where it can, else on the CPU."""
+    """The backbone and its output, on the meta device if possible, else on the CPU."""
     plain = {key: copy.deepcopy(value) for key, value in backbone.items() if key not in _NO_SHAPE}
     # some classes read numbers from tensors while they run, which meta tensors do not have
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), LinspaceOnCpu():
                 model = MODELS.build(copy.deepcopy(plain))
-            model.eval()  # which returns nothing in some classes
+            model.eval()  # returns nothing in some classes
             with torch.device(device), torch.no_grad():
                 return model, model(image.to(device))
-        except Exception as error:  # whatever a foreign class raises
+        except Exception as error:  # third-party classes may raise anything
             said = str(error).strip().split("\n")[0] or type(error).__name__
     raise RefusedError(f"{backbone.get('type')} does not run on an image alone ({said:.120})")
 
 
 def _count_in_training(model: nn.Module, in_channels: int) -> int | None:
-    """How many things a backbone returns in training mode, or ``None`` where it does not run alone."""
+    """Number of outputs of a backbone in training mode, or ``None`` if it does not run alone."""
     model.train()
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
             out = model(torch.zeros(2, in_channels, SIZE, SIZE, device=device))
-    except Exception:  # of a foreign class; the check that follows the swap will tell
+    except Exception:  # of a third-party class; the check after the swap will find it
         return None
     return len(out) if isinstance(out, list | tuple) else 1
 
 
 def passed_on(neck: object, levels: Levels) -> dict[int, int]:
-    """Outputs of a neck that are levels of the backbone themselves: output -> level, from both ends.
+    """Outputs of a neck that are unchanged levels of the backbone: output -> level, from both ends.
 
-    Empty where there is none, or where the neck does not run alone.
+    Empty if there are none or if the neck does not run alone.
     """
     if not isinstance(neck, Mapping):
         return {}
@@ -104,14 +104,14 @@ def passed_on(neck: object, levels: Levels) -> dict[int, int]:
             maps = tuple(torch.zeros(1, c, SIZE // s, SIZE // s) for c, s in pairs)
         with torch.device("meta"), torch.no_grad():
             out = list(model(maps))
-    except Exception:  # of a foreign class
+    except Exception:  # of a third-party class
         return {}
     same = [(i, level) for i, o in enumerate(out) for level, m in enumerate(maps) if o is m]
     return {key: level for i, level in same for key in (i, i - len(out))}
 
 
 def is_dilated(model: nn.Module) -> bool:
-    """Whether some convolution larger than 1x1 is dilated, as where a stride was taken out."""
+    """Whether a convolution larger than 1x1 is dilated, as when a stride was removed."""
     return any(
         isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and max(module.dilation) > 1
         for module in model.modules()
@@ -119,15 +119,15 @@ def is_dilated(model: nn.Module) -> bool:
 
 
 def has_decoder(levels: Levels) -> bool:
-    """Whether a backbone returns the levels of a decoder of its own, from coarse to fine (U-Net)."""
+    """Whether a backbone returns the levels of its own decoder, from coarse to fine (U-Net)."""
     return len(levels.strides) > 1 and list(levels.strides) == sorted(set(levels.strides), reverse=True)
 
 
 def choose_stages(levels: Levels) -> Stages:
-    """The stages of a ConvNeXt that stand in for each level.
+    """The stages of a ConvNeXt that replace each level.
 
-    Where strides repeat or were replaced by dilation (8, or 4, 8, 8, 8) the ConvNeXt's are
-    replaced as well and the deepest stage of each stride is taken; else stage i has stride 4 * 2**i.
+    Where strides repeat or were replaced by dilation (8, or 4, 8, 8, 8), those of the ConvNeXt are
+    replaced too and the deepest stage of each stride is taken; else stage i has stride 4 * 2**i.
 
     Raises:
         RefusedError: levels that no ConvNeXt has.

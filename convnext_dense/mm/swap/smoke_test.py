@@ -1,4 +1,4 @@
-"""A training step and a prediction on synthetic images: a config that would fail says so at once."""
+"""A training step and a prediction on synthetic images, to find failing configs at once."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,28 +13,28 @@ from torch import nn
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 
-# Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller one is enough.
+# Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller size is enough.
 SIZE = {"mmseg": 64}
 DEFAULT_SIZE, LARGE_SIZE = 128, 320
 LOAD = dict(num_points=256, max_per_img=50, nms_pre=100)
 
 
 class TrialError(UserError):
-    """A model that does not build, train or predict; the message has the module and what it said."""
+    """A model that does not build, train or predict; the message has the module and its error."""
 
 
 def try_model(cfg: Config, size: int | None = None) -> None:
     """Build the model with random weights, take one training step and predict, on the CPU.
 
-    What fails is tried again on larger images: some heads pick a fixed number of positions, or
-    halve the map more often than a small image allows.
+    A failed model is tried again with larger images: some heads select a fixed number of positions,
+    or halve the map more often than a small image allows.
 
     Args:
         cfg: config of mmdet, mmseg or mmpretrain; it is not changed.
         size: side of the two synthetic images in pixels; by default small, then larger.
 
     Raises:
-        TrialError: which step failed, in which module, with which words.
+        TrialError: the failed step, the module and its error message.
     """
     first = size or SIZE.get(cfg.get("default_scope"), DEFAULT_SIZE)
     try:
@@ -77,9 +77,9 @@ def _try_once(cfg: Config, size: int) -> None:
 
 
 def _small_load(node: object) -> None:
-    """Less of what models do many times over: mask points, proposals, boxes in front of NMS.
+    """Reduce the numbers of mask points, proposals and boxes before NMS.
 
-    12544 points a query or 1000 proposals of 1203 classes take minutes on a CPU and show nothing more.
+    12544 points per query or 1000 proposals of 1203 classes take minutes on a CPU and show nothing more.
     """
     if isinstance(node, dict):
         for key, most in LOAD.items():
@@ -91,10 +91,10 @@ def _small_load(node: object) -> None:
 
 @contextlib.contextmanager
 def failing_as(step: str, running: list[str] | None = None) -> Iterator[None]:
-    """Any exception as a :class:`TrialError` that names the step and the innermost module at work."""
+    """Turn any exception into a :class:`TrialError` that names the step and the innermost running module."""
     try:
         yield
-    except Exception as error:  # a foreign model may raise anything
+    except Exception as error:  # a third-party model may raise anything
         said = " ".join(str(error).split())[:200] or type(error).__name__
         where = f" in {running[-1]}" if running else ""
         raise TrialError(f"{step} fails{where}: {type(error).__name__}: {said}") from error
@@ -102,7 +102,7 @@ def failing_as(step: str, running: list[str] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keep the names of the modules that have begun and not ended, the innermost last."""
+    """Keep the names of the running modules in ``running``, the innermost last."""
     hooks = []
     for name, module in model.named_modules():
         label = f"{name} ({type(module).__name__})" if name else type(module).__name__
@@ -123,7 +123,7 @@ def _check_gradients(model: nn.Module) -> None:
 
 
 def synthetic_batch(scope: str, model: nn.Module, size: int) -> dict:
-    """Two images of noise with annotations, as the data loader of that toolbox gives them."""
+    """Two images of noise with annotations, in the format of that toolbox's data loader."""
     generator = torch.Generator().manual_seed(0)
     mean = getattr(model.data_preprocessor, "mean", None)
     shape = (3 if mean is None else len(mean), size, size)
@@ -171,7 +171,7 @@ def _detection(model: nn.Module, size: int, generator: torch.Generator):
         flip=False,
         img_id=0,
         img_path="synthetic.jpg",
-        border=np.array([0, size, 0, size]),  # CenterNet crops it off again
+        border=np.array([0, size, 0, size]),  # CenterNet crops it
     )
     sample = DetDataSample(metainfo=metainfo)
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]))

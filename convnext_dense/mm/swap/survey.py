@@ -1,4 +1,4 @@
-"""Survey: swap the backbone of every config that mmdet and mmseg carry, and try the result."""
+"""Survey: swap the backbone of every config in mmdet and mmseg, and try the result."""
 
 import contextlib
 import hashlib
@@ -20,23 +20,23 @@ from convnext_dense.mm.swap.backbone import swap_backbone
 from convnext_dense.mm.swap.probe import RefusedError
 from convnext_dense.mm.swap.smoke_test import try_model
 
-# "fails as it is": with its own backbone, too (a missing package or op, or a broken config)
+# "fails as it is": also with its own backbone (a missing package or op, or a broken config)
 Outcome = Literal["passes", "refused", "fails as it is", "fails"]
 
-ARCH = "atto"  # the structure is what is tried, not the size
+ARCH = "atto"  # this tests the structure, not the size
 TIMEOUT = 600  # seconds for one model
-# entries of a model that are no structure
+# entries of a model that are not structure
 _NO_STRUCTURE = ("init_cfg", "pretrained", "train_cfg", "test_cfg")
 
 
 class Structure(NamedTuple):
-    """Configs with one and the same model.
+    """Configs with the same model.
 
     Attributes:
         name: ``mmdet::folder/file.py`` of the first one.
         backbone: type of its backbone, or ``-``.
-        digest: of its model without weights and schedules.
-        members: how many configs have it.
+        digest: digest of its model without weights and schedules.
+        members: number of configs with this model.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Structure(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of one structure."""
+    """Result for one structure."""
 
     name: str
     backbone: str
@@ -68,7 +68,7 @@ def config_root(package: str) -> Path:
 
 
 def structures(package: str) -> tuple[list[Structure], list[tuple[str, str]]]:
-    """Distinct models of a package, and the files that are no config of one model, with the reason."""
+    """Distinct models of a package, and files that are not a config of one model, with the reason."""
     found: dict[str, Structure] = {}
     left_out = []
     for path in tqdm(config_files(package), desc=f"reading {package}", unit="config"):
@@ -76,7 +76,7 @@ def structures(package: str) -> tuple[list[Structure], list[tuple[str, str]]]:
         try:
             with quiet():
                 model = Config.fromfile(path).get("model")
-        except Exception as error:  # a config runs any code
+        except Exception as error:  # a config can run any code
             left_out.append((name, " ".join(str(error).split())[:120]))
             continue
         if not model:
@@ -105,12 +105,12 @@ def model_digest(model: dict) -> str:
     return hashlib.sha256(json.dumps(structure(model)).encode()).hexdigest()[:16]
 
 
-# Backbones of several depths become one model; it is tried once a process.
+# Backbones of several depths become one model; each process tries it once.
 _TRIED: dict[str, str] = {}
 
 
 def survey_one(structure: Structure) -> Verdict:
-    """Swap and try one structure; every end is a verdict."""
+    """Swap and try one structure; every outcome is a verdict."""
     start = time.monotonic()
     outcome, reason = _judge(structure.name)
     seconds = round(time.monotonic() - start, 1)
@@ -134,12 +134,12 @@ def _judge(name: str) -> tuple[Outcome, str]:
             return "fails", reason
     except RefusedError as error:
         return "refused", str(error)
-    except Exception as error:  # a config runs any code
+    except Exception as error:  # a config can run any code
         return "fails", " ".join(str(error).split())[:300]
 
 
 def _failure(cfg: Config) -> str:
-    """What a model says when it fails, or nothing."""
+    """Error message of a model that fails, or an empty string."""
     try:
         try_model(cfg)
     except Exception as error:
@@ -149,7 +149,7 @@ def _failure(cfg: Config) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what foreign models print while they are built."""
+    """Silence the output of third-party models while they are built."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
@@ -170,7 +170,7 @@ def _time_limit(seconds: int) -> Iterator[None]:
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """Verdicts of a survey that is under way or done; a line cut by an interruption is passed over."""
+    """Verdicts of a running or finished survey; a line cut off by an interruption is skipped."""
     verdicts = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError, TypeError):

@@ -12,44 +12,44 @@ import torch
 from convnext_dense.mm.swap.survey import Outcome, Verdict, counts
 
 # Backbones that are neither 2-D convolutional nor pyramids of windows: plain transformers,
-# a diffusion model; "-" stands for models around models, without a backbone of their own.
+# a diffusion model; "-" stands for wrapper models without their own backbone.
 OTHER_BACKBONES = ("-", "VisionTransformer", "BEiT", "MAE", "VPD")
 
 
 def eligible(verdict: Verdict) -> bool:
-    """Whether a structure has a 2-D convolutional or Swin-like backbone that sees an image alone."""
+    """Whether a structure has a 2-D convolutional or Swin-like backbone that reads only an image."""
     return verdict.backbone not in OTHER_BACKBONES and not any(
         words in verdict.reason for words in ("reads text", "clips of video", "patches of 16 pixels")
     )
 
 
 def pass_rate(verdicts: Sequence[Verdict]) -> tuple[int, int]:
-    """How many eligible structures pass, of those that can be run at all."""
+    """Number of eligible structures that pass, and number of those that can run at all."""
     able = [v for v in verdicts if eligible(v) and v.outcome != "fails as it is"]
     return sum(v.outcome == "passes" for v in able), len(able)
 
 
 def survey_page(surveys: Mapping[str, Sequence[Verdict]], note: str = "") -> str:
-    """The page, from the verdicts of one or several sets of ops.
+    """The page for the verdicts with one or several sets of ops.
 
     Args:
         surveys: label such as ``compiled ops`` -> verdicts; reasons are listed for the first.
-        note: how the records came about, where that is not as told.
+        note: how the records were made, if not as the page says.
     """
     label, verdicts = next(iter(surveys.items()))
     versions = f"mmdet {mmdet.__version__}, mmseg {mmseg.__version__}, mmengine {mmengine.__version__}"
     members = sum(v.members for v in verdicts)
     parts = [
         "# ConvNeXt in every config of mmdet and mmseg",
-        f"Every config that the wheels of {versions} carry ({members} with a model) was taken, one a "
-        f"distinct model ({len(verdicts)}: the model's config without weights and schedules), its backbone "
-        "swapped for a ConvNeXt (`atto`: the structure is what is tried) as `tools/swap_backbone.py` does, "
-        "and the result built, trained for one step and asked for a prediction, on the CPU. Models that are "
-        f"equal after the swap were tried once. torch {torch.__version__}. Again: `make zoo`.",
+        f"Every config that the wheels of {versions} carry ({members} with a model) was taken, one per "
+        f"distinct model ({len(verdicts)}: the model's config without weights and schedules). Its backbone "
+        "was swapped for a ConvNeXt (`atto`: this tests the structure) as `tools/swap_backbone.py` does. "
+        "The result was built, trained for one step and asked for a prediction, on the CPU. Models that are "
+        f"equal after the swap were tried once. torch {torch.__version__}. To repeat: `make zoo`.",
         note,
         _count_table(surveys),
         _rates(surveys),
-        f"`fails as it is`: the config fails here with its own backbone, too. Reasons, with {label}:",
+        f"`fails as it is`: the config also fails here with its own backbone. Reasons, with {label}:",
         _reason_table([v for v in verdicts if v.outcome == "refused"], "Refused"),
         _reason_table([v for v in verdicts if v.outcome == "fails"], "Fails"),
         _reason_table([v for v in verdicts if v.outcome == "fails as it is"], "Fails as it is"),
@@ -76,7 +76,7 @@ def _rates(surveys: Mapping[str, Sequence[Verdict]]) -> str:
         passed, able = pass_rate(verdicts)
         lines.append(
             f"- {label}: {passed} of {able} structures with a 2-D convolutional or Swin-like backbone that "
-            f"run here at all pass ({passed / max(able, 1):.1%})"
+            f"can run here pass ({passed / max(able, 1):.1%})"
         )
     return "\n".join(lines)
 

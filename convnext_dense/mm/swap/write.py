@@ -1,4 +1,4 @@
-"""A swapped config as a readable file that inherits from the original, and as a table of what changed."""
+"""A swapped config as a readable file that inherits from the original, and as a table of changes."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ _ORDER = ("custom_imports", "load_from", "model", "optim_wrapper")
 
 
 def format_changes(changes: Sequence[Change]) -> str:
-    """The table: entry, from, to, why."""
+    """Table of changes: entry, from, to, why."""
     rows = [(".".join(map(str, c.path)), _brief(c.old), _brief(c.new), c.why) for c in changes]
     return aligned([("entry", "from", "to", "why"), *rows])
 
@@ -40,15 +40,15 @@ def _brief(value: object) -> str:
 
 
 def write_config(swap: Swap, source: str, path: str | Path) -> None:
-    """Write the swapped config as a child of ``source``: what differs, each with its reason.
+    """Write the swapped config as a child of ``source``: each difference with its reason.
 
     Args:
-        swap: of :func:`convnext_dense.mm.swap.backbone.swap_backbone`.
+        swap: result of :func:`convnext_dense.mm.swap.backbone.swap_backbone`.
         source: path of the original, or ``mmdet::...``; becomes ``_base_``.
-        path: file to write, whole or not at all.
+        path: file to write, atomically.
 
     Raises:
-        UserError: the file, read back, is not the swapped config.
+        UserError: the file, read again, differs from the swapped config.
     """
     path = Path(path)
     base = source if "::" in source else _relative(Path(source), path.parent)
@@ -69,12 +69,12 @@ def write_config(swap: Swap, source: str, path: str | Path) -> None:
 
 
 def literal(value: object, used: int = 0, indent: int = 0) -> str:
-    """``value`` as Python in the manner of a config: one line if it fits, else one entry a line.
+    """``value`` as Python code of a config: one line if it fits, else one entry per line.
 
     Args:
         value: nested dicts, lists and plain values.
-        used: characters in front of it on its line.
-        indent: of the line that it starts on.
+        used: characters before it on its line.
+        indent: indentation of the line on which it starts.
     """
     flat = _flat(value)
     if used + indent + len(flat) <= LINE or not isinstance(value, dict | list) or not value:
@@ -114,7 +114,7 @@ def _reasons(changes: Sequence[Change]) -> str:
 
 
 def _sections(swap: Swap) -> dict[str, object]:
-    """Nested overrides for the child config; what must not be merged is marked ``_delete_``."""
+    """Nested overrides for the child config; entries that must not be merged are marked ``_delete_``."""
     sections: dict = {}
     for change in swap.changes:
         node, path, value = sections, change.path, copy.deepcopy(change.new)
@@ -145,7 +145,7 @@ def _check_written(path: Path, expected: Config) -> None:
 
 
 def _plain(cfg: Config) -> dict:
-    """Comparable: tuples as lists, ``None`` as absent, without the scopes of a base in another package."""
+    """Comparable form: tuples as lists, no ``None`` entries, no scopes of a base in another package."""
 
     def simple(node: object) -> object:
         if isinstance(node, dict):

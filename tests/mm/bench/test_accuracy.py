@@ -31,8 +31,8 @@ from convnext_dense.mm.bench.accuracy import (
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import set_data_root
+from convnext_dense.mm.engine import runner as runners
 from convnext_dense.mm.engine.options import Options
-from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record, read_records
 
@@ -81,7 +81,7 @@ def tool(monkeypatch, tmp_path, capsys):
 
 
 def moved_truth(truth: COCO, image_id: int) -> list[dict]:
-    """The image's objects, moved a little, with scores; every fourth one under a wrong label."""
+    """The image's objects, moved a little, with scores; every fourth one with a wrong label."""
     rng = np.random.default_rng(image_id)
     names = [category["id"] for category in truth.dataset["categories"]]
     found = []
@@ -96,7 +96,7 @@ def moved_truth(truth: COCO, image_id: int) -> list[dict]:
 
 
 def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monkeypatch):
-    """The model's detections are replaced by ones that score well, so that the figures say something."""
+    """The model's detections are replaced by ones that score well, so that the figures mean something."""
     truth = COCO(str(shapes / "coco/annotations/instances_val2017.json"))
 
     def predict(data):
@@ -111,7 +111,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
         return samples
 
     def runner_of(*arguments):
-        runner = testing_runner(*arguments)
+        runner = runners.testing_runner(*arguments)
         runner.model.test_step = predict
         return runner
 
@@ -145,7 +145,7 @@ def test_a_segmentor_is_judged_as_mmseg_judges_it(shapes, weights, tmp_path, mon
     said = {}
 
     def runner_of(*arguments):
-        runner = testing_runner(*arguments)
+        runner = runners.testing_runner(*arguments)
         test = runner.test
         runner.test = lambda: said.update(test())
         return runner
@@ -164,7 +164,7 @@ def test_a_segmentor_is_judged_as_mmseg_judges_it(shapes, weights, tmp_path, mon
     assert all((evaluation.folder / scene["prediction"]).is_file() for scene in evaluation.scenes)
 
 
-def test_the_command_records_once_goes_on_and_reports(shapes, weights, tmp_path, tool):
+def test_the_command_records_once_continues_and_reports(shapes, weights, tmp_path, tool):
     options = ("--data-root", shapes / "ade20k", "--checkpoint", weights[SEGMENTOR], "--work-dir", "w")
     said = tool("accuracy", SEGMENTOR, *options)
     assert "not ADE20K val: 4 images, 4 classes" in said and "nothing is compared with the paper" in said
@@ -233,8 +233,8 @@ def test_a_folder_without_a_run_and_a_wrong_row_are_one_line(tmp_path, tool):
 
 def test_all_names_what_is_missing_for_each_row(tmp_path, tool, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    rows = ("cascade/convnext_b_3x", "imagenet/convnext_t_224", "mask_rcnn/convnextv2_huge_3x")
-    monkeypatch.setattr(rows.paper, "ROWS", {name: paper.ROWS[name] for name in rows})
+    chosen = ("cascade/convnext_b_3x", "imagenet/convnext_t_224", "mask_rcnn/convnextv2_huge_3x")
+    monkeypatch.setattr(rows.paper, "ROWS", {name: paper.ROWS[name] for name in chosen})
     lines = tool("accuracy", "--all", "--data-root", tmp_path / "absent").splitlines()
     assert lines == [
         f"left out cascade/convnext_b_3x: no data in {tmp_path / 'absent'}",
@@ -280,8 +280,8 @@ def test_all_finds_data_weights_and_runs(tmp_path, monkeypatch):
     assert roots == {str(tmp_path / "data" / name) for name in ("coco", "ADEChallengeData2016")}
 
 
-def test_all_goes_on_behind_a_row_that_fails(shapes, weights, tmp_path, tool, monkeypatch):
-    """A damaged checkpoint is told in a line; the next row is measured; a second call measures nothing."""
+def test_all_continues_after_a_row_that_fails(shapes, weights, tmp_path, tool, monkeypatch):
+    """A damaged checkpoint gives one line; the next row is measured; a second call measures nothing."""
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     options = Options(data_root=str(shapes / "ade20k"))
     jobs = [Job(SEGMENTOR, tmp_path / "bad.pth", options), Job(SEGMENTOR, weights[SEGMENTOR], options)]
@@ -314,7 +314,7 @@ def test_a_config_is_known_by_what_decides_the_test():
         assert config_hash(load_config(name, change)) != plain, change
 
 
-def test_a_run_is_told_to_its_row_and_own_classes_to_none():
+def test_a_run_is_assigned_to_its_row_and_own_classes_to_none():
     cfg = load_config("cascade/convnext_t_3x")
     set_plain_batch_norm(cfg, 1, "cpu")
     assert row_of(cfg, "convnext_t_3x") == "cascade/convnext_t_3x"
@@ -378,7 +378,7 @@ def test_training_logs_the_rate_of_every_layer(shapes, tmp_path):
         "train_cfg.val_interval": 10,
         "default_hooks.logger.interval": 1,
         "param_scheduler": [],
-        "visualizer.name": "rates",  # mmengine keeps one visualizer of a name in a process
+        "visualizer.name": "rates",  # mmengine keeps one visualizer per name in a process
         "optim_wrapper.constructor": "LayerDecayOptimWrapperConstructor",
         "optim_wrapper.paramwise_cfg": dict(_delete_=True, decay_rate=0.5),
     }

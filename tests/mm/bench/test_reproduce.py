@@ -88,7 +88,7 @@ def known(data) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """Folder with one checkpoint a row: random small models, and released models of one value a tensor."""
+    """Folder with one checkpoint per row: small random models; released models with one value per tensor."""
     folder = tmp_path_factory.mktemp("weights")
     for recipe, url in SMALL_WEIGHTS.items():
         cfg = load_config(recipe)
@@ -167,7 +167,7 @@ def test_without_files_one_line_says_what_to_get(tmp_path, tool, data, weights):
     assert tool("--quick", 0, status=2) == "error: --quick 0: give a number of images of 1 or more\n"
 
 
-def test_a_run_of_ones_own_is_no_released_checkpoint(tool, small_tables, data):
+def test_the_users_own_run_is_no_released_checkpoint(tool, small_tables, data):
     run = Path("work_dirs/convnext")
     run.mkdir(parents=True)
     save(run, "epoch_36.pth", {"a": torch.zeros(1)})
@@ -214,7 +214,7 @@ def test_ctrl_c_keeps_what_was_measured(tool, small_tables, data, weights, monke
     monkeypatch.setattr(accuracy, "run_protocol", protocol)
     assert "plan: 1 will run, 1 recorded" in tool(*options)
     assert set(verdicts("results/quick").values()) == {"not the whole val set"}
-    assert not read_records("results"), "a smoke test is recorded apart"
+    assert not read_records("results"), "a smoke test is recorded separately"
 
 
 def test_released_models_load_exactly_and_predict(tool, known, weights):
@@ -226,7 +226,7 @@ def test_released_models_load_exactly_and_predict(tool, known, weights):
     }  # fmt: skip
 
 
-def test_bad_checkpoints_fail_in_a_line_before_the_others_run(tool, known, weights, tmp_path, monkeypatch):
+def test_bad_checkpoints_fail_in_one_line_before_the_others_run(tool, known, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "ROWS", {**paper.ROWS, SEGMENTOR: SMALL_ROWS[SEGMENTOR]})
     monkeypatch.setattr(paper, "WEIGHTS", {**paper.WEIGHTS, SEGMENTOR: SMALL_WEIGHTS[SEGMENTOR]})
     folder = tmp_path / "weights"

@@ -1,4 +1,4 @@
-"""The soak test in small: what it reports when training keeps its promises, and when it does not."""
+"""The soak test at small size: what it reports when training behaves as documented, and when not."""
 
 import random
 import signal
@@ -79,7 +79,7 @@ def test_the_last_line_names_the_final_checkpoint(alone):
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_signal_behind_the_end_of_training_is_no_kill(case, tmp_path, monkeypatch, done):
+def test_a_signal_after_the_end_of_training_is_no_kill(case, tmp_path, monkeypatch, done):
     """A stand-in for training that has no handler any more, or never had one."""
     script = tmp_path / "train.py"
     lines = "Iter(train) [24/24]\n" + "training is done" * done
@@ -92,8 +92,8 @@ def test_a_signal_behind_the_end_of_training_is_no_kill(case, tmp_path, monkeypa
         list(soak.kill_at_random(case, tmp_path / "run", 1, rng))
 
 
-def test_what_training_leaves_behind_is_an_error(case, tmp_path, monkeypatch):
-    """A stand-in for training that starts a process and goes."""
+def test_a_process_that_outlives_training_is_an_error(case, tmp_path, monkeypatch):
+    """A stand-in for training that starts a process and exits."""
     script = tmp_path / "train.py"
     script.write_text(
         "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])\n"

@@ -153,7 +153,7 @@ def test_levels():
         (("cascade/convnext_q_3x",), "no recipe 'cascade/convnext_q_3x'"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_one_line(args, words):
+def test_what_cannot_be_measured_is_reported_in_one_line(args, words):
     with pytest.raises(UserError, match=words) as error:
         run(*args)
     assert "\n" not in str(error.value)

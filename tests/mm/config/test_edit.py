@@ -1,4 +1,4 @@
-"""What the command lines change in a config, as tables."""
+"""Config changes made by the command lines, as tables."""
 
 import copy
 
@@ -145,7 +145,7 @@ EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3)
         ("accumulate", 1, 8, False, "8 batches make the recipe's 16 images"),
         ("accumulate", 3, 3, False, "belongs to 16 images, a step has 18"),
         ("accumulate", 16, 1, False, "a step has 32; see --scale-lr"),
-        ("scale_lr", 1, 1, True, "x 0.125: 2 images a step, 16 in the recipe"),
+        ("scale_lr", 1, 1, True, "x 0.125: 2 images per step, recipe: 16"),
         ("as_is", 1, 1, False, "a step has 2; see --scale-lr"),
     ],
 )
@@ -155,7 +155,7 @@ def test_the_batch_of_the_recipe_on_any_number_of_processes(rule, world, accumul
     assert cfg.train_cfg == dict(type="EpochStepLoop", max_epochs=3, accumulate=accumulate)
     assert cfg.auto_scale_lr.enable == scaled
     assert told in notes[0] if told else not notes
-    images = f"{2 * world * accumulate} images a step"
+    images = f"{2 * world * accumulate} images per step"
     assert images in "\n".join(run_summary(cfg, world))
     again = copy.deepcopy(cfg)  # as the work folder has it
     assert set_batch(again, world, rule) == notes and again.train_cfg == cfg.train_cfg
@@ -215,7 +215,7 @@ def test_an_unregistered_type_names_its_neighbours_and_the_import():
         MODELS.build(dict(type="ConvNext"))
     advice = explain(error.value)
     assert "'ConvNext'" in advice
-    assert "ConvNeXt" in advice.split("near names")[1]
+    assert "ConvNeXt" in advice.split("similar names")[1]
     assert "custom_imports = dict(imports=['convnext_dense.mm'])" in advice
     assert "\n" not in advice
     assert explain(RuntimeError("anything else")) is None

@@ -1,4 +1,4 @@
-"""One's own classes reach every place of a config, and faulty data end in one message."""
+"""The user's own classes reach every place of a config, and faulty data end in one message."""
 
 import json
 import os
@@ -286,13 +286,13 @@ def test_heads_that_contradict_the_configs_own_classes_follow(tmp_path):
     assert set(entries(cfg.model, "num_classes")) == {2}
 
 
-def test_missing_images_are_told_before_training(tmp_path):
+def test_missing_images_are_reported_before_training(tmp_path):
     write_coco(tmp_path, ["nut", "bolt"])
     (tmp_path / "train2017/1.jpg").unlink()
     cfg = detector(tmp_path, "mask_rcnn/convnext_t_3x")
     with pytest.raises(UserError, match=r"that are not there: 1, first .*train2017/1\.jpg"):
         set_own_data(cfg, None)
-    assert set_own_data(detector(tmp_path, "mask_rcnn/convnext_t_3x"), None, ("test",)), "val is whole"
+    assert set_own_data(detector(tmp_path, "mask_rcnn/convnext_t_3x"), None, ("test",)), "val is complete"
 
 
 def test_a_large_annotation_file_is_not_parsed(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Training goes on with bad files and annotations planted, and says so; evaluation and --strict-data stop."""
+"""Training continues and reports planted bad files and annotations; evaluation and --strict-data stop."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from convnext_dense.data.synthetic import make_shapes
+from convnext_dense.mm.config.edit import STEP_LOOPS
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets import repair, transforms
 from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.datasets.repair import set_tolerant_data, tolerate_bad_data
 from convnext_dense.mm.datasets.transforms import BadInputError
-from convnext_dense.mm.engine.loops import STEP_LOOPS
 from convnext_dense.mm.errors import explain
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
@@ -75,7 +75,7 @@ def trained(cfg: Config, strict: bool = False) -> str:
     finally:
         logging.shutdown()
         for worker in multiprocessing.active_children():
-            worker.terminate()  # they take five seconds each to find out that nobody listens
+            worker.terminate()  # each would need five seconds to notice that its loader is gone
     (log,) = Path(cfg.work_dir).glob("*/*.log")
     return log.read_text()
 
@@ -110,7 +110,7 @@ def edit(path: Path, change) -> dict:
 
 
 def plant_images(shapes: Path, layout: str) -> dict[str, str]:
-    """Damage five of eight samples; the file to blame -> what is said of it."""
+    """Damage five of eight samples; return bad file -> what is said about it."""
     paths = [image(shapes, layout, number) for number in range(1, 6)]
     paths[0].write_bytes(paths[0].read_bytes()[:1000])
     paths[1].write_bytes(b"")
@@ -119,13 +119,13 @@ def plant_images(shapes: Path, layout: str) -> dict[str, str]:
     if layout == "ade20k":  # whose images are those in the folder
         paths[3:] = [label_map(shapes, 4), label_map(shapes, 5)]
     paths[3].unlink()
-    said = ["truncated", "the file is empty", "no image file", "No such file", "96x89"]
+    said = ["truncated", "the file is empty", "not an image file", "No such file", "96x89"]
     return {str(path): reason for path, reason in zip(paths, said, strict=True)}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("layout", RECIPES)
-def test_training_goes_on_and_names_every_file_once(shapes, layout, workers):
+def test_training_continues_and_names_every_file_once(shapes, layout, workers):
     planted = plant_images(shapes, layout)
     log = trained(config(shapes, layout, workers, steps=6))
     assert re.search(r"Iter\(train\) \[6/6\].* loss: \d", log)
@@ -154,7 +154,7 @@ def test_strict_data_stops_with_file_and_id(shapes, layout, workers):
     assert explain(error.value) == f"image {path}{number}: the file is empty"
 
 
-def test_a_step_of_several_batches_tells_of_all_of_them(shapes):
+def test_a_step_of_several_batches_reports_all_of_them(shapes):
     planted = plant_images(shapes, "coco")
     loop = dict(type=STEP_LOOPS["IterBasedTrainLoop"], accumulate=3)
     log = trained(config(shapes, "coco", steps=2, **loop))
@@ -208,10 +208,10 @@ def test_below_wrappers(shapes):
         type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[leaf, leaf])
     )
     dataset = built(cfg)
-    set_tolerant_data(cfg)  # twice is as good as once
+    set_tolerant_data(cfg)  # a second call changes nothing
     assert len(dataset) == 4 * 8
     assert type(dataset.dataset.datasets[0]).__name__ == "CocoDataset"
-    dataset = pickle.loads(pickle.dumps(dataset))  # as workers that are not forked get it
+    dataset = pickle.loads(pickle.dumps(dataset))  # as workers that are not forked receive it
     for index in (0, 8, 16, 24):
         sample = dataset[index]["data_samples"]
         assert sample.img_id != 1
@@ -239,18 +239,18 @@ def test_mixed_images_report_in_the_mixture(shapes):
 def test_other_loaders_are_left_alone(shapes):
     cfg = config(shapes, "coco")
     cfg.train_dataloader.dataset.pipeline[0] = dict(type="LoadImageFromNDArray")
-    assert set_tolerant_data(cfg).endswith("; CocoDataset left alone: no LoadImageFromFile in the pipeline")
+    assert set_tolerant_data(cfg).endswith("; CocoDataset not checked: no LoadImageFromFile in the pipeline")
 
 
 # ---- pictures and annotations together
 
 
 def test_boxes_fit_a_picture_that_exif_would_turn(tmp_path):
-    """An object that fills the left third: the box has to find it, whichever way round it was annotated."""
+    """An object that fills the left third: the box must fit it in both orientations of the annotation."""
     pixels = np.zeros((60, 90, 3), np.uint8)
     pixels[:, :30] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter to the right when shown
+    exif[0x0112] = 6  # shown turned by 90 degrees to the right
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
     load = TRANSFORMS.build(dict(type="LoadCheckedImage"))
     for width, height, (x, y, w, h) in ((90, 60, (0, 0, 30, 60)), (60, 90, (0, 0, 60, 30))):
@@ -260,7 +260,7 @@ def test_boxes_fit_a_picture_that_exif_would_turn(tmp_path):
         assert results["ori_shape"] == results["img_shape"] == (height, width)
         assert results["img"][inside].mean() > 245
         assert results["img"][~inside].mean() < 10
-    with pytest.raises(BadInputError, match="it has 60x90 pixels, annotated were 90x61"):
+    with pytest.raises(BadInputError, match="it has 60x90 pixels, but was annotated at 90x61"):
         load(dict(img_path=str(tmp_path / "a.jpg"), width=90, height=61))
 
 
@@ -290,7 +290,7 @@ def test_a_label_map_and_its_picture_are_turned_together_or_not_at_all(tmp_path,
 @pytest.mark.parametrize("reduce_zero_label", [False, True])
 @pytest.mark.parametrize("label_map", [None, {0: 2, 1: 255, 2: 0, 3: 1}])
 def test_class_numbers_are_those_of_the_toolbox(tmp_path, scope, reduce_zero_label, label_map):
-    """The toolboxes' own loaders judge, on a grey map that they read well."""
+    """The toolboxes' own loaders are the reference, on a grey map that they read correctly."""
     numbers = np.random.default_rng(0).choice([0, 1, 2, 3, 4, 254, 255], (20, 30)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), numbers)
     loader = dict(type=f"{scope}.LoadAnnotations")
@@ -312,7 +312,7 @@ def test_class_numbers_are_those_of_the_toolbox(tmp_path, scope, reduce_zero_lab
 
 
 def spoil_map(path: Path, how: str) -> str:
-    """Damage a label map; what is said of it."""
+    """Damage a label map; return what is said about it."""
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if how == "broken":
         path.write_bytes(path.read_bytes()[:60])
@@ -397,7 +397,7 @@ def plant_annotations(content: dict) -> None:
     del images[2]["width"]
 
 
-def test_faults_of_the_file_are_named_and_training_goes_on(shapes):
+def test_faults_of_the_file_are_named_and_training_continues(shapes):
     edit(annotations(shapes), plant_annotations)
     log = trained(config(shapes, "coco", workers=2, steps=4))
     assert re.search(r"Iter\(train\) \[4/4\].* loss: \d", log)
@@ -409,7 +409,7 @@ def test_faults_of_the_file_are_named_and_training_goes_on(shapes):
         "annotations without an id of their own: 1, first annotation 904 (",
         "boxes missing or empty beside a good outline: 2, first annotation 909 (",
         "boxes without width or height: 1, first annotation 910 (",
-        "boxes outside of their image: 1, first annotation 902 (",
+        "boxes outside their image: 1, first annotation 902 (",
         "boxes that reach over the border of their image: 1, first annotation 901 (",
         "annotations without a positive area: 1, first annotation 912 (",
         "polygons of fewer than three points or with wrong coordinates: 1, first annotation 903 (",

@@ -1,4 +1,4 @@
-"""Which samples a step gets, and from which random numbers, wherever the run starts."""
+"""Samples and random numbers of a step, wherever the run starts."""
 
 import itertools
 import os
@@ -48,7 +48,7 @@ def flat(steps) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("first", [0, 1, 3])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_goes_on_at_any_step(first, workers):
+def test_an_epoch_resumes_at_any_step(first, workers):
     whole = list(loader(accumulate=2).epoch(4))
     assert [len(step) for step in whole] == [2, 2, 1] and len(loader(accumulate=2)) == 3
     assert sorted(index for index, _ in flat(whole)) == list(range(10))
@@ -57,7 +57,7 @@ def test_an_epoch_goes_on_at_any_step(first, workers):
 
 @pytest.mark.parametrize("sampler", ["finite", "endless"])
 @pytest.mark.parametrize("first", [0, 2, 13])
-def test_a_run_without_epochs_goes_on_at_any_step(sampler, first):
+def test_a_run_without_epochs_resumes_at_any_step(sampler, first):
     whole = list(itertools.islice(loader(sampler, accumulate=2).endless(), 20))
     found = loader(sampler, accumulate=2).endless(first)
     assert list(itertools.islice(found, 20 - first)) == whole[first:]
@@ -73,7 +73,7 @@ def test_epochs_and_seeds_differ():
 
 @pytest.mark.parametrize("sampler", ["finite", "endless"])
 def test_a_step_sees_the_same_samples_on_any_number_of_ranks(sampler):
-    """4 images a step: one rank with 2 batches of 2, two ranks with a batch of 2, four with one of 1."""
+    """4 images per step: one rank with 2 batches of 2, two ranks with a batch of 2, four with one of 1."""
 
     def step(number, world, batch, accumulate):
         ranks = [loader(sampler, rank, world, batch, accumulate, length=12) for rank in range(world)]
@@ -88,7 +88,7 @@ def test_a_step_sees_the_same_samples_on_any_number_of_ranks(sampler):
         assert step(number, 4, 1, 1) == expected
 
 
-def test_what_mmengine_asks_a_loader_is_answered():
+def test_a_loader_has_what_mmengine_reads():
     steps = loader()
     assert steps.dataset.length == 10 and steps.num_workers == 0 and len(steps.dataset) == 10
     assert isinstance(steps.batch_sampler.sampler, DefaultSampler) and steps.batch_sampler.batch_size == 2
@@ -121,7 +121,7 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_before(signum, capfd):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_survives_a_signal_before_its_handlers_are_there(signum):
-    """A signal to the group may come in the middle of a worker's start, as at each evaluation."""
+    """A signal to the group may come while a worker starts, as at each evaluation."""
     loader = DataLoader(range(4), num_workers=2, worker_init_fn=lambda _: os.kill(os.getpid(), signum))
     with Interrupts() as interrupts:
         interrupts.shield(loader)

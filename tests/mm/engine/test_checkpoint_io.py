@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the newest whole one found, none removed before the next is written."""
+"""Checkpoints are complete or absent; the newest is found; none is removed before the next is written."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def test_damaged_files_are_passed_over_and_named(tmp_path, damage):
     assert found == good and len(passed_over) == 1 and str(bad) in passed_over[0]
 
 
-def test_weights_alone_and_an_older_run_are_no_place_to_go_on(tmp_path):
+def test_weights_alone_and_an_older_run_are_not_resumed_from(tmp_path):
     save(tmp_path / "iter_90.pth", 90, began="20260101_000000")
     mine = save(tmp_path / "iter_5.pth", 5, began="20260102_000000")
     best = {"meta": {"iter": 99, "began": "20260102_000000"}, "state_dict": {}}
@@ -88,7 +88,7 @@ def test_nothing_is_removed_before_it_is_carried_out(tmp_path):
     removal.remove(str(first))
     removal.remove(str(second))
     assert first.exists() and second.exists()
-    removal.carry_out(keep=str(second))  # written again under the name that was to go
+    removal.carry_out(keep=str(second))  # written again under the name that was to be removed
     assert not first.exists() and second.exists()
 
 
@@ -102,5 +102,5 @@ def test_nothing_is_removed_before_it_is_carried_out(tmp_path):
         (["t.py", "c.py", "--work-dir", "my runs"], "python t.py c.py --work-dir 'my runs' --resume"),
     ],
 )
-def test_the_command_that_goes_on(argv, command):
+def test_the_command_that_resumes(argv, command):
     assert resume_command(argv) == command

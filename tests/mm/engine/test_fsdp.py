@@ -119,7 +119,7 @@ def test_losses_norms_and_metrics_are_those_of_ddp(runs):
         assert min(ddp["grad_norm"]) > 0.5, "clipped, or a wrong norm would not be noticed"
         assert fsdp["grad_norm"] == pytest.approx(ddp["grad_norm"], rel=1e-4)
         assert len(ddp["mIoU"]) == STEPS // HALF
-        assert fsdp["mIoU"] == pytest.approx(ddp["mIoU"], abs=0.1)  # percent: a pixel of 12,288 may tip
+        assert fsdp["mIoU"] == pytest.approx(ddp["mIoU"], abs=0.1)  # percent: a pixel of 12,288 may differ
 
 
 def test_each_rank_holds_half(runs):
@@ -166,12 +166,12 @@ def test_checkpoint_is_that_of_one_process(runs):
         assert torch.equal(value, fsdp["optimizer"]["state"][numbers[name]]["exp_avg"]), name
 
 
-def test_a_sharded_run_goes_on_from_ddp(runs):
+def test_a_sharded_run_resumes_from_ddp(runs):
     notes = held(runs, "fsdp_from_ddp")["notes"]
     assert notes["loss"] == pytest.approx(held(runs, "ddp")["notes"]["loss"][HALF:], abs=1e-5)
 
 
-def test_command_goes_on_to_the_last_bit(runs, tmp_path):
+def test_command_resumes_with_the_same_bits(runs, tmp_path):
     """The documented command, from its own checkpoint."""
     command = [ROOT / "tools/train.py", runs / "config.py", "--launcher", "pytorch", "--fsdp"]
     options = ["--data-root", runs / "data", "--work-dir", tmp_path / "run"]
@@ -189,8 +189,8 @@ def test_command_goes_on_to_the_last_bit(runs, tmp_path):
 
 
 @pytest.mark.parametrize("fsdp", [False, True])
-def test_a_killed_rank_is_told_and_a_restart_ends_with_the_same_bits(runs, tmp_path, fsdp):
-    """Behind step 3, where the checkpoint of step 2 is the newest; no rank waits for the one that is gone."""
+def test_a_killed_rank_is_reported_and_a_restart_ends_with_the_same_bits(runs, tmp_path, fsdp):
+    """Kill a rank after step 3; the newest checkpoint is that of step 2. No rank waits for the killed one."""
     config = tmp_path / "killed.py"
     config.write_text(f"""
 _base_ = ["{runs / "config.py"}"]
@@ -217,7 +217,7 @@ def config(**options) -> Config:
     return Config(dict(optim_wrapper=dict(type="OptimWrapper"), model_wrapper_cfg=dict(), **options))
 
 
-def test_settings_that_do_not_go_with_it_are_refused():
+def test_settings_that_do_not_work_with_it_are_refused():
     with pytest.raises(UserError, match="torchrun --nproc_per_node"):
         set_fsdp(config(), 1)
     with pytest.raises(UserError, match="--compile"):

@@ -12,7 +12,7 @@ from convnext_dense.mm.engine.signals import Interrupted
 
 
 def train_as_a_runner_does(signum: int | None) -> None:
-    """References to the group that no frame counts down: a cycle, and the traceback of a signal."""
+    """Leave references to the group that no frame releases: a cycle, and the traceback of a signal."""
     cycle = [torch.distributed.group.WORLD]
     cycle.append(cycle)
     held = torch.distributed.group.WORLD
@@ -24,7 +24,7 @@ def train_as_a_runner_does(signum: int | None) -> None:
 
 @pytest.mark.parametrize("signum", [None, signal.SIGTERM])
 def test_no_thread_of_the_group_is_left(signum):
-    """One that lets go of a tensor while Python shuts down aborts the process."""
+    """A thread that releases a tensor while Python shuts down aborts the process."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     assert gloo_threads(expected=True)

@@ -1,4 +1,4 @@
-"""Training by the loops: steps of several batches, stops anywhere, and what the resumed run makes of them."""
+"""Training loops: steps of several batches, stops at any place, and results of the resumed run."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 
 
 def train(data, work_dir, overrides, signals=(), **options):
-    """Train to the end or to the first of ``signals``: (method of a hook, its how manieth call)."""
+    """Train to the end or to the first of ``signals``: (method of a hook, number of its call)."""
 
     class Sender(Hook):
         priority = "VERY_HIGH"
@@ -56,7 +56,7 @@ def train(data, work_dir, overrides, signals=(), **options):
             if Sender.calls == signals[1]:
                 signal.raise_signal(signal.SIGTERM)
 
-    # mmengine keeps one message hub and one visualizer of a name in a process
+    # mmengine keeps one message hub and one visualizer per name in a process
     train.count += 1
     names = {"experiment_name": f"loops{train.count}", "visualizer.name": f"loops{train.count}"}
     # and takes `_delete_` out of what it is given
@@ -106,7 +106,7 @@ def test_accumulated_batches_are_one_large_batch(data, tmp_path, loop):
         assert runner.iter == (4 if loop == "iter" else 6)  # 10 images are 2.5 steps of 4
         found.append(weights(runner))
     start = found[0].abs().max()
-    # float32 sums in another order, carried on by the momentum of six steps
+    # float32 sums in another order, passed on by the momentum of six steps
     assert (found[1] - found[0]).abs().max() / start < 1e-5
     assert (found[2] - found[0]).abs().max() / start < 1e-5
 
@@ -127,7 +127,7 @@ def test_rates_warm_up_and_evaluations_count_steps(data, tmp_path):
 
 
 def the_same(first, second):
-    """Everything of two checkpoints but times and names."""
+    """Compare everything in two checkpoints except times and names."""
     assert first.keys() == second.keys()
     for part in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers"):
         leaves = [tree_leaves(checkpoint[part]) for checkpoint in (first, second)]
@@ -158,12 +158,12 @@ def whole(data, tmp_path_factory):
     ("place", "workers", "step", "of_epoch"),
     [
         (("after_train_iter", 4), 2, 4, 1),  # in the second epoch
-        (("after_train_iter", 3), 0, 3, 3),  # behind the last step of the first
+        (("after_train_iter", 3), 0, 3, 3),  # after the last step of the first
         (("after_val_iter", 5), 2, 6, 0),  # in the second evaluation
-        (("after_val_iter", 8), 0, 9, 0),  # in the last one, behind the last checkpoint
+        (("after_val_iter", 8), 0, 9, 0),  # in the last one, after the last checkpoint
     ],
 )
-def test_a_run_by_epochs_goes_on_anywhere(data, whole, tmp_path, place, workers, step, of_epoch):
+def test_a_run_by_epochs_resumes_anywhere(data, whole, tmp_path, place, workers, step, of_epoch):
     loaders = {f"{split}_dataloader.num_workers": workers for split in ("train", "val")}
     train(data, tmp_path, {**BY_EPOCHS, **loaders}, place, ema=0.1)
     meta = read_checkpoint(newest_checkpoint(tmp_path)[0])["meta"]
@@ -177,13 +177,13 @@ def test_a_run_by_epochs_goes_on_anywhere(data, whole, tmp_path, place, workers,
 
 
 @pytest.mark.parametrize("replaced", ["epoch_1.pth", "best_mIoU_epoch_1.pth"])
-def test_what_a_kill_left_to_be_removed_goes_at_the_next_start(data, tmp_path, monkeypatch, replaced):
+def test_what_a_kill_left_is_removed_at_the_next_start(data, tmp_path, monkeypatch, replaced):
     """No removal is carried out in the second epoch, as if SIGKILL had come before it."""
     carry_out = _LaterRemoval.carry_out
 
     def killed_before(self, keep):
         if any(path.name == replaced for path in self.doomed):
-            raise KeyboardInterrupt  # as SIGKILL, nothing is saved
+            raise KeyboardInterrupt  # as with SIGKILL, nothing is saved
         carry_out(self, keep)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite stops training before the weights, and says where it began."""
+"""A loss or gradient that is not finite stops training before the weights change, and its origin is named."""
 
 from types import SimpleNamespace
 
@@ -72,8 +72,8 @@ def test_a_finite_step_is_as_without_the_guard(runner, tmp_path):
     ("x", "root", "weight", "where"),
     [
         ([float("nan"), 1.0], 0.0, {}, "the batch itself is not finite"),
-        ([9.0, 9.0], 0.0, {"first.weight": 1e38}, "not is that of first (group layer_0_decay, lr 0.1)"),
-        ([1e30, 1e30], 0.0, {}, "first output that is not is that of the loss loss_y."),
+        ([9.0, 9.0], 0.0, {"first.weight": 1e38}, "finite is that of first (group layer_0_decay, lr 0.1)"),
+        ([1e30, 1e30], 0.0, {}, "first output that is not finite is that of the loss loss_y."),
         ([1.0, 1.0], 0.0, {"second.weight": float("inf")}, "second.weight (group layer_1_decay, lr 0.2)"),
         ([1.0, 1.0], 1.0, {}, "nearest to the loss is that of second.bias (group layer_1_decay, lr 0.2)"),
     ],

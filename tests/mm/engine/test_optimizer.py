@@ -86,7 +86,7 @@ def test_frozen_parameters_are_left_out():
         "backbone.stages.1",
     )
     assert not [name for name in groups if name.startswith(frozen)]
-    # the numbering is that of the whole backbone all the same
+    # the numbering is still that of the whole backbone
     assert groups["backbone.stages.2.0.gamma"]["lr_scale"] == 0.5**3
 
 
@@ -153,7 +153,7 @@ def test_other_backbones_number_their_own_layers():
         wrapper(Model(Numbered()), decay_type="stage_wise")
 
 
-def test_an_unknown_backbone_learns_which_method_to_have():
+def test_an_unknown_backbone_is_refused_with_the_method_it_needs():
     with pytest.raises(TypeError, match=r"layers of Conv2d .* get_layer_depth\(name: str, prefix: str\)"):
         wrapper(Model(nn.Conv2d(3, 4, 1)))
     with pytest.raises(TypeError, match="`backbone`; Conv2d has none"):

@@ -1,4 +1,4 @@
-"""Fused evaluation, compiled backbones and waiting for images, in the runners behind the command lines."""
+"""Fused evaluation, compiled backbones and waiting for images, in the runners of the command lines."""
 
 import copy
 import logging
@@ -15,9 +15,9 @@ from convnext_dense.layers import fused_block
 from convnext_dense.mm.apis.predict import Predictor
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine import runner as runners
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.engine.options import Options
-from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.models.compile import compile_in_place
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
@@ -57,7 +57,7 @@ def outputs_of(case, tmp_path, name: str, **kwargs):
     options = Options(
         work_dir=str(tmp_path / name), data_root=str(data), device="cpu", **kwargs.pop("more", {})
     )
-    runner = testing_runner(recipe, checkpoint, options, **kwargs)
+    runner = runners.testing_runner(recipe, checkpoint, options, **kwargs)
     seen = []
     forward = runner.model.backbone.register_forward_hook(lambda _m, _a, out: seen.append(out))
     runner.test()
@@ -76,7 +76,7 @@ def test_testing_is_fused_and_has_the_same_outputs(case, tmp_path, runs):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_predicting_is_fused_unless_told_otherwise(case, runs):
+def test_predicting_is_fused_unless_disabled(case, runs):
     recipe, _, checkpoint = case
     image = torch.randn(1, 3, 64, 96)
     levels = {}
@@ -126,7 +126,7 @@ def test_averaged_weights_that_are_swapped_in_are_the_ones_that_are_folded():
         raw = model(image)
         kept = {name: p.data.clone() for name, p in model.named_parameters()}
         for p in model.parameters():
-            p.data.mul_(1.5)  # as mmengine's EMAHook swaps: no version counts it
+            p.data.mul_(1.5)  # as mmengine's EMAHook swaps: no version counter sees it
         averaged = model(image)
         hook.before_val_iter(runner, 0)
         torch.testing.assert_close(model(image), averaged, rtol=1e-4, atol=1e-5)
@@ -154,7 +154,7 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("waiting", "lines"), [(0.4, 1), (0.01, 0)])
-def test_waiting_for_images_is_told_once(waiting, lines, caplog):
+def test_waiting_for_images_is_reported_once(waiting, lines, caplog):
     hub = MessageHub.get_instance(f"waiting {waiting}")
     runner = SimpleNamespace(
         message_hub=hub,

@@ -1,4 +1,4 @@
-"""What two ranks compute against what one process does: weights, gradients and metrics.
+"""Results of two ranks against those of one process: weights, gradients and metrics.
 
 The file is its own worker: torchrun runs it with a folder as argument. Each rank first computes what it can
 as one process, before the group is there.
@@ -21,8 +21,8 @@ from repository import ROOT
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine import runner as runners
 from convnext_dense.mm.engine.options import Options
-from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.support.seeding import STEP, seed_all
 
@@ -124,7 +124,7 @@ def noisy_truth(self, batch_inputs, batch_data_samples, rescale=True):
 
 
 def evaluate(folder: Path, kind: str, launcher: str) -> dict:
-    """Metrics of each of :data:`CASES`, and the images whose results they are of."""
+    """Metrics of each of :data:`CASES`, and the images that they come from."""
     from mmdet.evaluation.metrics import CocoMetric  # needs the ops that convnext_dense.mm offers
     from mmdet.models.detectors import MaskRCNN
 
@@ -152,7 +152,7 @@ def evaluate(folder: Path, kind: str, launcher: str) -> dict:
             launcher=launcher,
             overrides=overrides,
         )
-        runner = testing_runner(recipe, str(folder / f"{kind}.pth"), options)
+        runner = runners.testing_runner(recipe, str(folder / f"{kind}.pth"), options)
         metrics = {name: float(value) for name, value in runner.test().items()}
         if kind == "seg":
             images = [Path(scene["image"]).name for scene in runner.test_evaluator.metrics[1].scenes]
@@ -162,7 +162,7 @@ def evaluate(folder: Path, kind: str, launcher: str) -> dict:
 
 
 def worker(folder: Path) -> None:
-    """What one process gives, on either rank its half; then what two ranks give."""
+    """Compute what one process gives, one half on each rank; then what two ranks give."""
     rank = int(os.environ["RANK"])
     kind = ("det", "seg")[rank]
     (folder / f"one_{kind}.json").write_text(json.dumps(evaluate(folder, kind, "none")))
@@ -207,7 +207,7 @@ def read(path: Path) -> dict:
 
 
 def test_segmentor_ends_with_the_weights_of_one_process(folder):
-    """Two ranks with an image each against one process with two; norms have no statistics of the batch."""
+    """Two ranks with one image each against one process with two; norms have no statistics of the batch."""
     files = [folder / name / f"iter_{STEPS}.pth" for name in ("one", "two")]
     one, two = (torch.load(path, weights_only=False)["state_dict"] for path in files)
     for name, weight in one.items():
@@ -215,7 +215,7 @@ def test_segmentor_ends_with_the_weights_of_one_process(folder):
 
 
 def test_that_training_moved_the_weights(folder):
-    """Or the test above would compare two initialisations: not those of another seed's, but these."""
+    """Every momentum is above zero, so the test above does not compare two initialisations."""
     trained = torch.load(folder / "one" / f"iter_{STEPS}.pth", weights_only=False)
     momenta = [state["momentum_buffer"] for state in trained["optimizer"]["state"].values()]
     assert len(momenta) == sum("num_batches" not in name for name in trained["state_dict"])
@@ -239,7 +239,7 @@ def test_evaluation_counts_each_image_once(folder, kind, case):
     assert two["images"] == one["images"]
     assert two["metrics"] == one["metrics"]
     main = {"det": "coco/segm_mAP", "seg": "mIoU"}[kind]
-    assert 0.01 < one["metrics"][main] < 99, "a metric that says something"
+    assert 0.01 < one["metrics"][main] < 99, "a meaningful metric"
 
 
 if __name__ == "__main__":

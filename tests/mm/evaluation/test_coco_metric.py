@@ -127,6 +127,6 @@ def test_perturbed_ground_truth_scores_what_pycocotools_scores(source, tmp_path)
         results = [result for i, found in detections.items() for result in as_results(i, found, kind)]
         assert pycocotools_scores(truth, results, kind) == reported
         written = json.loads((tmp_path / f"ours.{kind}.json").read_text())
-        if kind == "segm":  # with a box pycocotools would sort objects by the size of it, not of the mask
+        if kind == "segm":  # with a box pycocotools would sort objects by its size, not by that of the mask
             written = [{key: value for key, value in result.items() if key != "bbox"} for result in written]
         assert pycocotools_scores(truth, written, kind) == reported

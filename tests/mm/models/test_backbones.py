@@ -83,7 +83,7 @@ def test_an_isotropic_backbone_loads_a_released_classifier_exactly(tmp_path, cap
     assert (model.norm0.weight == 1).all() and model.is_init
     del state["blocks.1.dwconv.bias"]
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"blocks\.1\.dwconv\.bias.*--pretrained PATH takes others"):
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.dwconv\.bias.*use --pretrained PATH for others"):
         MODELS.build(cfg).init_weights()
     with pytest.raises(CheckpointError):  # a hierarchical backbone does not take it
         MODELS.build(dict(MICRO, init_cfg=cfg["init_cfg"])).init_weights()

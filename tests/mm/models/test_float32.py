@@ -1,4 +1,4 @@
-"""Coordinates, targets, losses and NMS stay in float32 under autocast, held against plain numpy.
+"""Coordinates, targets, losses and NMS stay in float32 under autocast, compared with plain numpy.
 
 What the release defines for half precision: RoI levels and RoIAlign in float32, and float32 proposals from
 the half-precision outputs of the RPN.
@@ -81,12 +81,12 @@ def test_no_recipe_names_a_head_of_the_toolboxes():
 @pytest.mark.parametrize("name", ["mask_rcnn/swin_t_3x", "cascade/resnet50_3x", "upernet/swin_t_512_160k"])
 def test_recipes_and_baselines_use_them(name):
     heads = [kind for kind in types_in(config(name).model) if kind.endswith(("Head", "RoIExtractor"))]
-    without = {"StandardRoIHead"}  # hands tensors on, computes nothing
+    without = {"StandardRoIHead"}  # passes tensors on, computes nothing
     assert len(heads) >= 2
     assert not [kind for kind in heads if not kind.startswith(f"{SCOPE}.") and kind not in without]
 
 
-def test_autocast_and_half_tensors_stop_at_the_door():
+def test_autocast_and_half_tensors_stop_at_the_entry():
     x = torch.ones(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
@@ -440,5 +440,5 @@ def _is_data(argument: object) -> bool:
 
 
 def _losses(found: dict) -> dict:
-    """``loss_and_target`` returns its targets, too."""
+    """Losses alone: ``loss_and_target`` also returns its targets."""
     return found.get("loss_bbox", found) if isinstance(found.get("loss_bbox"), dict) else found

@@ -1,4 +1,4 @@
-"""Cascade's mask heads and the padding of masks, held against what the release does."""
+"""Cascade's mask heads and the padding of masks, compared with the release."""
 
 import numpy as np
 import torch

@@ -26,7 +26,7 @@ GIB = 2**30
 
 
 def varied(model):
-    """The random model with logits of zero mean and unit variance a class, so that none is everywhere."""
+    """The random model with logits of zero mean and unit variance per class, so that none is everywhere."""
     conv = model.decode_head.conv_seg
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def segmentor():
 
 @pytest.fixture
 def model(segmentor):
-    """The segmentor as mmseg builds it, with a test_cfg of its own."""
+    """The segmentor as mmseg builds it, with its own test_cfg."""
     state = segmentor.test_cfg
     segmentor.test_cfg = copy.deepcopy(state)
     segmentor.__dict__.pop("predict", None)
@@ -78,9 +78,9 @@ def labels_of(samples: list) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("free", "pixels", "classes", "expected"),
     [
-        (16 * GIB, 512 * 512, 150, 10),  # 0.79 GiB a window, half of the memory
+        (16 * GIB, 512 * 512, 150, 10),  # 0.79 GiB per window, half of the memory
         (16 * GIB, 640 * 640, 150, 6),
-        (80 * GIB, 512 * 512, 150, 16),  # the most there is
+        (80 * GIB, 512 * 512, 150, 16),  # the largest batch
         (1 * GIB, 640 * 640, 150, 1),
         (0, 512 * 512, 150, 1),
     ],
@@ -138,7 +138,7 @@ def test_logits_equal_mmsegs_one_by_one(model, size, batch, monkeypatch):
         for image, whole in zip(images, expected, strict=True):
             bands = list(BoundedPredict(model, batch).window_bands(image[None], meta(*size)))
             torch.testing.assert_close(torch.cat(bands, 2)[0], whole, atol=1e-5, rtol=0)
-    assert expected.std() > 0.1, "logits that say something"
+    assert expected.std() > 0.1, "meaningful logits"
 
 
 def test_windows_go_through_the_network_in_equal_batches(model, monkeypatch):

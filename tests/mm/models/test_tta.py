@@ -100,7 +100,7 @@ def test_the_configs_own_pipeline_and_model_win():
 
 
 def varied(model):
-    """The random model with logits of zero mean and unit variance a class, so that none is everywhere."""
+    """The random model with logits of zero mean and unit variance per class, so that none is everywhere."""
     conv = model.decode_head.conv_seg
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

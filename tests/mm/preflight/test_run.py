@@ -1,4 +1,4 @@
-"""A preflight finds what was planted, tells the published figures, and leaves nothing behind."""
+"""A preflight finds planted faults, reports the published figures, and leaves no files."""
 
 import gc
 import itertools
@@ -64,7 +64,7 @@ def few_objects_to_collect():
 
 @pytest.fixture
 def shapes(made, tmp_path) -> Path:
-    """A copy to be spoiled."""
+    """A copy to be damaged."""
     return Path(shutil.copytree(made, tmp_path / "shapes"))
 
 
@@ -119,7 +119,7 @@ def test_detector_ready_and_nothing_written(shapes, tmp_path, monkeypatch, capsy
     most = max(Counter(a["image_id"] for a in content["annotations"]).values())
     full = f"the fullest of all {TRAIN} images, up to {most} instances"
     assert f"largest batch 2 x 160x160 (height x width); from the pipeline; {full}" in topics["shape"]
-    assert "a step of 3 batches" in topics["steps"]
+    assert "per step of 3 batches" in topics["steps"]
     assert topics["run"].startswith("500 steps: ")
     if sys.platform == "linux":
         assert int(re.search(r"largest that fits: (\d+) images", topics["batch"])[1]) > 2
@@ -149,10 +149,10 @@ def test_resumed_run_and_the_size_of_its_checkpoints(made, tmp_path):
     _, topics, _ = run(cfg)
     tensors = len(runner.model.state_dict())
     assert topics["weights"].startswith(
-        f"whole model: {tensors}/{tensors} tensors from {path}, behind step 1;"
+        f"whole model: {tensors}/{tensors} tensors from {path}, after step 1;"
     )
     assert topics["run"].startswith("599 steps left of 600: ")
-    told = float(re.match(r"([\d.]+) MiB a checkpoint", topics["disk"])[1]) * 2**20
+    told = float(re.match(r"([\d.]+) MiB per checkpoint", topics["disk"])[1]) * 2**20
     assert told == pytest.approx(path.stat().st_size, rel=0.02)
 
 
@@ -186,7 +186,7 @@ def test_weights_are_counted_or_a_problem(made, tmp_path, monkeypatch):
 
 
 def no_data(self) -> None:
-    """Stands in for the loader: the weights alone are of interest."""
+    """Replacement of the loader: only the weights are of interest."""
     from convnext_dense.errors import UserError
 
     raise UserError("left out in this test")
@@ -242,7 +242,7 @@ def test_broken_images_are_named(shapes):
     assert len(report.warnings) == 2
     assert f"images that are not there: 1, first {one}; left out in training" in text
     assert f"images that cannot be used: 2, first {two} (" in text
-    assert f"{three} (it has 80x90 pixels, annotated were 160x160)" in text
+    assert f"{three} (it has 80x90 pixels, but was annotated at 160x160)" in text
     strictly, _ = checked(demo("coco", shapes), strict=True)
     assert len(strictly.problems) == 2
 
@@ -284,13 +284,13 @@ def test_faults_of_label_maps(shapes):
     assert f"files that cannot be read: 1, first {broken}" in text
     assert f"images without a label map: 1, first {images(shapes, 'ade20k/images/training')[3]}" in text
     assert f"images that cannot be used: 1, first {images(shapes, 'ade20k/images/training')[5]}" in text
-    (problem,) = report.problems  # what training would go on with, wrongly; the others it leaves out
+    (problem,) = report.problems  # training would wrongly use this one; it leaves the others out
     assert "wrong values" in problem
     assert len(report.warnings) == 4
 
 
 def test_ctrl_c_keeps_what_was_found():
-    """Files that come after the signal wait for it to arrive, however the threads are scheduled."""
+    """Files that come after the signal wait for it to arrive, whatever the order of the threads."""
     looked, numbers, arrived = [], itertools.count(1), threading.Event()
 
     def interrupt(signum: int, frame: object) -> None:
@@ -353,13 +353,13 @@ def test_without_groups_a_batch_holds_landscape_and_upright():
 def test_what_does_not_follow_from_the_config():
     with pytest.raises(UnknownSizeError, match="Mosaic"):
         largest_shape([dict(type="Mosaic", img_scale=(640, 640))], {}, "mmdet")
-    with pytest.raises(UnknownSizeError, match="a size of their own"):
+    with pytest.raises(UnknownSizeError, match="their own size"):
         largest_shape([dict(type="RandomFlip", prob=0.5)], {}, "mmdet")
 
 
 @pytest.mark.parametrize("name", ["cascade/convnext_b_3x", "mask_rcnn/convnextv2_base_3x"])
 def test_the_real_transforms_reach_the_largest_shape(name, monkeypatch):
-    """The oracle: mmdet's own transforms on images of all proportions, whose whole numbers are extreme."""
+    """The oracle: mmdet's own transforms on images of all proportions, with extreme random integers."""
     cfg = load_config(name)
     init_default_scope("mmdet")
     pipeline = cfg.train_dataloader.dataset.pipeline
@@ -430,7 +430,7 @@ def test_samples_are_the_fullest_images(made):
 # ---- steps
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak memory of a process")
 def test_memory_of_known_tensors():
     mib = 2**20
 
@@ -439,7 +439,7 @@ def test_memory_of_known_tensors():
 
     peaks = {n: timed_peak(lambda n=n: step(n), torch.device("cpu"))[1] for n in (1, 3)}
     if None in peaks.values():
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report memory use")
     assert memory_line(peaks).per_image == pytest.approx(64 * mib, rel=0.05)
 
 
@@ -463,7 +463,7 @@ def test_a_prediction_is_tried(predicted, known, really, found):
 def test_span_of_the_published_runs():
     coco = load_config("cascade/convnext_b_3x")
     assert span_of(coco.train_cfg, 7330).total == 36 * 7330
-    eight = dict(coco.train_cfg, accumulate=8)  # one process of 2 images: 58,633 batches an epoch
+    eight = dict(coco.train_cfg, accumulate=8)  # one process of 2 images: 58,633 batches per epoch
     assert span_of(eight, 58_633).epoch_length == 7330
     ade = load_config("upernet/convnext_t_512_160k")
     span = span_of(ade.train_cfg, 1264)
@@ -496,7 +496,7 @@ def test_disk_of_the_published_runs():
 
 
 class Greedy(torch.nn.Module):
-    """A model whose step takes ``mib`` MiB an image; more images than ``most`` are too many for its GPU."""
+    """A model whose step takes ``mib`` MiB per image; more images than ``most`` are too many for its GPU."""
 
     def __init__(self, mib: int, most: int = 99) -> None:
         super().__init__()
@@ -517,23 +517,23 @@ def greedy_samples() -> Samples:
     return Samples([dict(inputs=torch.zeros(3, 8, 8))], Largest((8, 8), (8, 8)), "made up")
 
 
-LARGE = 160  # MiB an image: no need to try more images
+LARGE = 160  # MiB per image: no need to try more images
 
 
 def test_steps_in_their_order():
     model = Greedy(mib=LARGE)
     measured = measure_steps(model, None, greedy_samples(), 3)
-    assert model.tried == [1, 1, 3, 3], "one that nobody measures, one of one image, two of the batch"
+    assert model.tried == [1, 1, 3, 3], "one without measurement, one of one image, two of the batch"
     assert measured.seconds > 0
     assert measured.loss == 1
     if not measured.peaks:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report memory use")
     model = Greedy(mib=LARGE)
     measure_steps(model, None, greedy_samples(), 2, least=2)
     assert model.tried == [2, 2, 2, 3]
     model = Greedy(mib=40)
     measured = measure_steps(model, None, greedy_samples(), 2)
-    assert model.tried == [1, 1, 2, 2, 4], "small ones, until memory is large enough to be told"
+    assert model.tried == [1, 1, 2, 2, 4], "small ones, until memory is large enough to be measured"
     assert measured.line.per_image == pytest.approx(40 * 2**20, rel=0.1)
 
 
@@ -542,8 +542,8 @@ def test_a_batch_that_is_too_large_for_the_gpu():
     measured = measure_steps(model, None, greedy_samples(), 4)
     assert measured.seconds is None
     if not measured.peaks:
-        pytest.skip("this system does not tell")
-    assert model.tried == [1, 1, 4, 2], "a smaller one behind it, so that it can be told what fits"
+        pytest.skip("this system does not report memory use")
+    assert model.tried == [1, 1, 4, 2], "then a smaller one, so that the report can say what fits"
     assert measured.line.per_image == pytest.approx(LARGE * 2**20, rel=0.1)
 
 
@@ -552,7 +552,7 @@ def test_a_batch_that_is_too_large_for_the_machine_is_not_tried(monkeypatch):
     monkeypatch.setattr(steps, "available_memory", lambda device: 300 * 2**20)
     measured = measure_steps(model, None, greedy_samples(), 4)
     if not measured.peaks:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system does not report memory use")
     assert measured.seconds is None
     assert max(model.tried) == 2
 
@@ -561,8 +561,8 @@ def test_a_batch_that_does_not_fit_is_a_problem(made, monkeypatch):
     free = 600 * 2**20  # an image of the demo takes about 25 MiB
     monkeypatch.setattr(steps, "available_memory", lambda device: free)
     ready, topics, text = run(demo("coco", made, **{"train_dataloader.batch_size": 64}))
-    if "not told" in topics["memory"]:
-        pytest.skip("this system does not tell")
+    if "not reported" in topics["memory"]:
+        pytest.skip("this system does not report memory use")
     assert not ready
     (problem,) = [line for line in text.splitlines() if line.startswith("PROBLEM")]
     assert "a batch of 64 x 160x160 does not fit, 0.6 GiB were free on cpu" in problem

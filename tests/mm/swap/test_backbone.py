@@ -121,7 +121,7 @@ def test_what_is_no_pyramid_of_an_image_is_refused(kind, words):
         ((2048, 1024, 512), None, True, [320, 160, 80]),  # YOLOv3 counts from the deepest
         ((1024, 2048), [2, 3], True, [160, 320]),
         ((256, 256), None, True, [40, 40]),
-        ((512, 1024), None, False, None),  # a part, under a key that says nothing
+        ((512, 1024), None, False, None),  # a part, under a key without meaning
         ((256, 300), None, True, None),
     ],
 )
@@ -190,7 +190,7 @@ def test_dilated_heads_keep_their_resolution(tmp_path):
     assert "pretrained" not in swap.cfg.model
     assert swap.cfg.optim_wrapper.type == "OptimWrapper"
     try_model(swap.cfg, size=64)
-    # a file of one's own is named by its relative path
+    # the user's own file is named by its relative path
     source = tmp_path / "configs" / "mine.py"
     source.parent.mkdir()
     cfg.dump(source)

@@ -9,7 +9,7 @@ from convnext_dense.mm.swap.survey_report import pass_rate, survey_page
 
 SAMPLE = (
     "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
-    "mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py",  # regions out of a dilated backbone, no neck
+    "mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py",  # regions from a dilated backbone, no neck
     "mmseg::fastfcn/fastfcn_r50-d32_jpu_psp_4xb2-80k_cityscapes-512x1024.py",  # a neck that passes levels on
     "mmdet::yolo/yolov3_d53_8xb8-ms-416-273e_coco.py",  # levels from the deepest
     "mmdet::detr/detr_r50_8xb2-150e_coco.py",
@@ -18,7 +18,7 @@ SAMPLE = (
     "mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",  # stride 8
     "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py",  # a second, finer level
     "mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py",  # heads in a cascade
-    "mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",  # a decoder of its own
+    "mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",  # its own decoder
     "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
 )
 
@@ -52,7 +52,7 @@ def verdict(name="mmdet::a.py", outcome="passes", backbone="ResNet", reason="") 
     return Verdict(name, backbone, 2, outcome, reason, 1.0)
 
 
-def test_a_record_goes_on_behind_a_cut_line(tmp_path):
+def test_a_record_continues_after_a_cut_line(tmp_path):
     path = tmp_path / "zoo.jsonl"
     assert read_verdicts(path) == []
     whole = json.dumps(verdict()._asdict())
