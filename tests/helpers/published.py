@@ -1,7 +1,10 @@
 """Published figures and settings that tests compare with (files in ``tests/assets``)."""
 
+import contextlib
 import copy
 import functools
+import importlib
+import io
 import json
 import os
 import subprocess
@@ -56,3 +59,14 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANGS)
+
+
+def run_command(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a subcommand in this process, which spares its start."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            importlib.import_module(f"convnext_dense.commands.{name}").main(list(arguments))
+        except SystemExit as ended:
+            status = ended.code or 0
+    return subprocess.CompletedProcess([name, *arguments], status, out.getvalue(), err.getvalue())

@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from namings import ENTRIES, MICRO, random_state
-from published import coco_tiny, config, run_tool
+from published import coco_tiny, config, run_command
 from repository import ROOT
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
@@ -440,7 +440,7 @@ def test_v2_learns_from_real_images():
 
 
 def test_the_plan_of_an_isotropic_recipe():
-    result = run_tool("tools/explain_lr.py", "mask_rcnn/isotropic_s_3x", "--json")
+    result = run_command("explain_lr", "mask_rcnn/isotropic_s_3x", "--json")
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["iterations"] == 36 * 7330

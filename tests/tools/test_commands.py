@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from published import run_command
 from repository import ROOT
 from waiting import HANGS
 
@@ -117,19 +118,26 @@ def test_predicting_on_own_images(trained, tmp_path):
         assert all(entry["segmentation"]["size"] == [70, 90] and entry["score"] >= 0.01 for entry in found)
 
 
-def test_errors_are_one_line_with_the_remedy(trained, tmp_path):
+def test_errors_are_one_line_with_the_remedy(trained, tmp_path, monkeypatch):
     recipe, data, _, folder, _ = trained
     checkpoint = folder / "run/iter_2.pth"
-    output = run("train", recipe, "--data-root", "nowhere", cwd=tmp_path, status=2)
+    monkeypatch.chdir(tmp_path)
+
+    def refused(name: str, *arguments: object) -> str:
+        done = run_command(name, *map(str, arguments))
+        assert done.returncode == 2, done.stderr
+        return done.stderr
+
+    output = refused("train", recipe, "--data-root", "nowhere", "--device", "cpu")
     assert "error: no dataset at nowhere/" in output
     assert "--data-root" in output
     output = run("train", recipe, "--data-root", data, "--pretrained", "absent.pth", cwd=tmp_path, status=2)
     assert "error: no checkpoint at absent.pth" in output
     assert "--pretrained none" in output
     other = next(name for name, _, _ in RECIPES.values() if name != recipe)
-    output = run("predict", other, checkpoint, tmp_path / "x.jpg", cwd=tmp_path, status=2)
+    output = refused("predict", other, checkpoint, tmp_path / "x.jpg")
     assert "no image or folder at" in output
     Image.new("RGB", (64, 64)).save(tmp_path / "x.jpg")
-    output = run("predict", other, checkpoint, tmp_path / "x.jpg", cwd=tmp_path, status=2)
+    output = refused("predict", other, checkpoint, tmp_path / "x.jpg")
     assert "does not fit this config's model" in output
     assert "Traceback" not in output

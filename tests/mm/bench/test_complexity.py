@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from published import TABLES, config, run_tool
+from published import TABLES, config, run_command
 
 from convnext_dense.mm.bench.complexity import compare, config_complexity, countable_rows
 
@@ -71,8 +71,8 @@ def test_the_paper_is_beside_its_protocol_only():
 
 
 def test_command_line():
-    result = run_tool("tools/benchmark.py", "complexity", "imagenet/convnext_t_224", "--json")
+    result = run_command("benchmark", "complexity", "imagenet/convnext_t_224", "--json")
     (record,) = json.loads(result.stdout)
     assert record["params"] == 28_589_128 and record["paper_macs_g"] == 4.5
-    unknown = run_tool("tools/benchmark.py", "complexity", "cascade/convnext_x")
+    unknown = run_command("benchmark", "complexity", "cascade/convnext_x")
     assert unknown.returncode == 2 and "near: cascade/convnext" in unknown.stderr

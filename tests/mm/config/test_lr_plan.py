@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from published import param_groups, run_tool
+from published import param_groups, run_command
 
 from convnext_dense.mm.config.lr_plan import summarise_names
 
 
 def test_json_and_plot(tmp_path):
     plot = tmp_path / "lr.png"
-    result = run_tool("tools/explain_lr.py", "cascade/convnext_b_3x", "--json", "--plot", str(plot))
+    result = run_command("explain_lr", "cascade/convnext_b_3x", "--json", "--plot", str(plot))
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["iterations"] == 36 * 7330
@@ -29,7 +29,7 @@ def test_json_and_plot(tmp_path):
 
 
 def test_table_of_a_recipe_without_layer_decay():
-    result = run_tool("tools/explain_lr.py", "cascade/swin_t_3x", "--iters-per-epoch", "20")
+    result = run_command("explain_lr", "cascade/swin_t_3x", "--iters-per-epoch", "20")
     lines = result.stdout.splitlines()
     assert len(lines) == 4 and lines[0].split()[:3] == ["layer", "tensors", "params"]
     assert [line.split()[0] for line in lines[1:3]] == ["all", "all"]
@@ -37,7 +37,7 @@ def test_table_of_a_recipe_without_layer_decay():
 
 
 def test_an_unknown_recipe_names_the_near_ones():
-    result = run_tool("tools/explain_lr.py", "cascade/convnext_base_3x")
+    result = run_command("explain_lr", "cascade/convnext_base_3x")
     assert result.returncode == 2 and "cascade/convnext_b_3x" in result.stderr
 
 
