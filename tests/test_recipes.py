@@ -81,5 +81,4 @@ def test_the_wheel_works_without_a_checkout(wheel, tmp_path):
     listed = run_installed(wheel, tmp_path, "-m", "convnext_dense", "list", "cascade").splitlines()
     assert listed == [name for name in list_configs() if name.startswith("cascade/")]
     run_installed(wheel, tmp_path, "-m", "convnext_dense", "copy", "cascade/convnext_b_3x", "mine.py")
-    plan = run_installed(wheel, tmp_path, "-m", "convnext_dense", "explain-lr", "mine.py")
-    assert "13 groups" in plan or "iterations" in plan
+    assert (tmp_path / "mine.py").is_file()

@@ -1,20 +1,16 @@
 """A classifier of any naming names what an image shows."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from namings import ENTRIES, MICRO, random_state
 from PIL import Image
-from repository import ROOT
+from published import run_command
 
 from convnext_dense import CheckpointError, Classifier
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
-
-TOOL = ROOT / "tools/predict.py"
 
 
 def test_the_image_is_cropped_centrally_and_normalised(tmp_path):
@@ -85,10 +81,10 @@ def test_the_command_prints_five_guesses(tmp_path):
     pytest.importorskip("mmdet")
     torch.save(random_state(ENTRIES["torchvision_v1"]["keys"]), tmp_path / "w.pth")
     Image.fromarray(np.full((40, 30, 3), 128, np.uint8)).save(tmp_path / "a.png")
-    command = [sys.executable, str(TOOL), "--classify", tmp_path / "a.png", tmp_path / "w.pth"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["--classify", str(tmp_path / "a.png"), str(tmp_path / "w.pth")]
+    done = run_command("predict", *command)
     assert done.returncode == 0, done.stderr
     assert "65/65 tensors from torchvision naming" in done.stdout and done.stdout.count("(class ") == 5
-    command[-1] = tmp_path / "absent.pth"
-    failed = subprocess.run(command, capture_output=True, text=True)
+    command[-1] = str(tmp_path / "absent.pth")
+    failed = run_command("predict", *command)
     assert failed.returncode and "absent.pth" in failed.stderr and "Traceback" not in failed.stderr

@@ -6,10 +6,12 @@ import functools
 import importlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from repository import ASSETS, ROOT
@@ -64,7 +66,10 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess:
 def run_command(name: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run a subcommand in this process, which spares its start."""
     out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    quiet = mock.patch.object(
+        logging, "raiseExceptions", False
+    )  # loggers of earlier tests have closed streams
+    with quiet, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             importlib.import_module(f"convnext_dense.commands.{name}").main(list(arguments))
         except SystemExit as ended:

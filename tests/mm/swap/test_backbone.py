@@ -1,13 +1,10 @@
 """Any config's backbone is replaced with everything that depends on it, or refused with the reason."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from repository import ROOT
+from published import run_command
 from torch import nn
 
 from convnext_dense import ARCHS
@@ -306,24 +303,16 @@ def test_literals_read_back():
         (["absent.py"], "error: no config file absent.py"),
     ],
 )
-def test_the_command_fails_in_one_line(tmp_path, arguments, words):
-    command = [sys.executable, str(ROOT / "tools/swap_backbone.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def test_the_command_fails_in_one_line(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    done = run_command("swap", *arguments)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_swaps_tries_and_writes(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "tools/swap_backbone.py"),
-        RETINANET,
-        "--arch",
-        "atto",
-        "-o",
-        "out/a.py",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def test_the_command_swaps_tries_and_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_command("swap", RETINANET, "--arch", "atto", "-o", "out/a.py")
     assert done.returncode == 0, done.stderr
     assert "model.neck.in_channels" in done.stdout and "wrote out/a.py" in done.stdout
     cfg = Config.fromfile(tmp_path / "out/a.py")
