@@ -39,7 +39,7 @@ ARROWS: dict[str, list[str]] = {
     # training asks for the preflight (`--preflight`), which needs nothing of training's command
     "mm.apis": ["mm.preflight", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets", "mm.models"],
     "mm.bench": ["mm.apis", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets", "mm.models"],
-    "mm": ["mm.engine", "mm.datasets", "mm.models"],  # registers
+    "mm": ["mm.engine", "mm.datasets", "mm.models", "mm.swap"],  # registers, and has public names
     # command lines, above all else: they import core and adapter, and `cli` imports them when asked
     "commands": ["mm.apis", "mm.bench", "mm.swap", "mm.config", "mm.engine", "mm.models"],
     "cli": ["", "commands", "support"],

@@ -17,3 +17,12 @@ from convnext_dense.mm.models import backbones, necks, registry, roadmap, tta
 
 checkpoints.read_safely_in_mmengine()
 logs.forward_core_logs()
+
+
+def __getattr__(name: str) -> object:
+    """``swap_backbone``, imported when it is asked for: training does without."""
+    if name == "swap_backbone":
+        from convnext_dense.mm.swap.backbone import swap_backbone
+
+        return swap_backbone
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 from published import run_command
 from torch import nn
 
+import convnext_dense.mm
 from convnext_dense import ARCHS
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import PRETRAINED, learning_rate, swap_backbone
@@ -139,6 +140,12 @@ def test_lists_of_channels(value, index, is_input, expected):
 )
 def test_numbers_of_channels(value, index, old, expected):
     assert new_number(value, index, old, ATTO) == expected
+
+
+def test_the_public_name():
+    assert convnext_dense.mm.swap_backbone is swap_backbone
+    with pytest.raises(AttributeError, match="no attribute 'swap_bakbone'"):
+        _ = convnext_dense.mm.swap_bakbone
 
 
 @pytest.mark.parametrize(
