@@ -61,8 +61,9 @@ class Task:
     @property
     def checkpoint(self) -> Path:
         """The newest complete checkpoint of the work folder."""
-        path, _ = newest_checkpoint(self.out)
-        assert path, f"training left no checkpoint in {self.out}"
+        path, damaged = newest_checkpoint(self.out)
+        if path is None:
+            raise SystemExit(f"error: no checkpoint in {self.out}" + "".join(f"; {line}" for line in damaged))
         return path
 
 

@@ -190,10 +190,10 @@ def resume_point(cfg: Config, resume: str | None) -> tuple[Path | None, list[str
     dist.broadcast_object_list(found)  # a file may come or go while another rank looks
     checkpoint, passed_over = found[0]
     if checkpoint is None:
-        told = f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning"
+        start = f"--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning"
     else:
-        told = f"resuming from {checkpoint}"
-    return checkpoint, [*(f"--resume: skipped a file: {line}" for line in passed_over), told]
+        start = f"resuming from {checkpoint}"
+    return checkpoint, [*(f"--resume: skipped a file: {line}" for line in passed_over), start]
 
 
 def run_summary(cfg: Config, world_size: int) -> list[str]:

@@ -301,7 +301,7 @@ class BadInputHook(Hook):
         self.named = named
         self.new: dict[str, str] = {}
         self.known: dict[str, str] = {}
-        self.told = 0
+        self.logged = 0
         self.handle = None
 
     def before_train(self, runner: Runner) -> None:
@@ -325,12 +325,12 @@ class BadInputHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Report how many there were, if there are more than last time."""
         self.warn(runner)
-        if len(self.known) == self.told or runner.rank != 0:
+        if len(self.known) == self.logged or runner.rank != 0:
             return
-        self.told = len(self.known)
+        self.logged = len(self.known)
         write_text(Path(runner.work_dir, "bad_input.txt"), "\n".join(sorted(self.known.values())) + "\n")
         runner.logger.warning(
-            f"{self.told} images could not be used and were replaced by others: first "
+            f"{self.logged} images could not be used and were replaced by others: first "
             f"{next(iter(self.known.values()))}; all of them: {runner.work_dir}/bad_input.txt"
         )
 

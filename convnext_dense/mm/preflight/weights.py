@@ -28,9 +28,9 @@ def load(model: nn.Module, cfg: Config) -> tuple[str, int]:
         checkpoint = (read_checkpoint if cfg.get("resume") else read_weights)(source)
         state = whole_model_state(model, checkpoint["state_dict"], source)
         model.load_state_dict(state)
-        told = f"whole model: {len(state)}/{len(model.state_dict())} tensors from {source}"
+        loaded = f"whole model: {len(state)}/{len(model.state_dict())} tensors from {source}"
         steps = checkpoint["meta"].get("iter", 0) if cfg.get("resume") else 0
-        return (f"{told}, after step {steps:,}" if steps else told), steps
+        return (f"{loaded}, after step {steps:,}" if steps else loaded), steps
     if source:
         return f"load_strict = False: {source} will be loaded as far as it fits, and was not checked", 0
     named = _pretrained(model)

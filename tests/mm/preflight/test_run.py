@@ -152,8 +152,8 @@ def test_resumed_run_and_the_size_of_its_checkpoints(made, tmp_path):
         f"whole model: {tensors}/{tensors} tensors from {path}, after step 1;"
     )
     assert topics["run"].startswith("599 steps left of 600: ")
-    told = float(re.match(r"([\d.]+) MiB per checkpoint", topics["disk"])[1]) * 2**20
-    assert told == pytest.approx(path.stat().st_size, rel=0.02)
+    size = float(re.match(r"([\d.]+) MiB per checkpoint", topics["disk"])[1]) * 2**20
+    assert size == pytest.approx(path.stat().st_size, rel=0.02)
 
 
 # ---- weights
