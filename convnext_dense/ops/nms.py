@@ -121,8 +121,8 @@ def _greedy(
         block = _survivors(_suppresses(table[:, :_BLOCK], table[:, :_BLOCK], iou_threshold, offset))
         kept.append(order[:_BLOCK][block])
         winners, rest = table[:, :_BLOCK][:, block], table[:, _BLOCK:]
-        free = [~_suppresses(winners, tile, iou_threshold, offset).any(0) for tile in rest.split(_TILE, 1)]
-        free = torch.cat(free).nonzero().flatten()
+        tiles = [~_suppresses(winners, tile, iou_threshold, offset).any(0) for tile in rest.split(_TILE, 1)]
+        free = torch.cat(tiles).nonzero().flatten()
         order, table = order[_BLOCK:][free], rest[:, free]
     return torch.cat(kept) if kept else order
 

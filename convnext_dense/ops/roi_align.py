@@ -14,6 +14,10 @@ torchvision's kernel goes first wherever it works.
 A cell that is inf or NaN spoils all bins of every box whose crop contains it (zero weights multiply it);
 a loop over samples would spoil only the bins next to it.
 
+Boxes of negative size are pooled as mmcv's CUDA kernel pools them (its CPU kernel stops the run): models that
+predict boxes from scratch have them in their first steps. Adaptive sampling gives zeros, because such a box
+has no samples; a fixed ratio samples the box in reverse. A box that is not finite gives NaN.
+
 Precision: sample positions, weights, products and sums are float32 (float64 if either input is), for every
 input; half-precision results are rounded once, at the end. Autocast changes nothing.
 """
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,15 +73,16 @@ def roi_align(
 
     Raises:
         ValueError: malformed shapes. The portable path, which needs the boxes on the host anyway,
-            also refuses an image index out of range, boxes that are not finite and, with
-            ``aligned=True``, boxes with ``x2 < x1`` or ``y2 < y1`` (compiled mmcv does so on the CPU).
+            also refuses an image index out of range.
     """
     geometry = _Geometry(_pair(output_size), float(spatial_scale), int(sampling_ratio), bool(aligned))
     _check_shapes(features, rois, geometry)
     ops = torchvision_ops(features.device.type)
     if ops is not None:
         return _torchvision_roi_align(ops, features, rois, geometry)
-    return _RoIAlign.apply(features, rois, geometry)
+    boxes, spoilt = _finite(rois)
+    pooled = _RoIAlign.apply(features, boxes, geometry)
+    return pooled if spoilt is None else pooled.masked_fill(spoilt[:, None, None, None], float("nan"))
 
 
 def roi_align_backward(
@@ -97,7 +102,7 @@ def roi_align_backward(
     geometry = _Geometry(_pair(output_size), float(spatial_scale), int(sampling_ratio), bool(aligned))
     ops = torchvision_ops(grad_output.device.type)
     if ops is None:
-        return _portable_backward(grad_output, rois, input_shape, geometry)
+        return _portable_backward(grad_output, _finite(rois)[0], input_shape, geometry)
     # RoIAlign is linear in its features, so they may be zeros. Through autograd one forward is wasted, but
     # only public API is used: torchvision's backward kernel is a private op.
     with torch.enable_grad():
@@ -108,14 +113,14 @@ def roi_align_backward(
 
 class _RoIAlign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features: Tensor, rois: Tensor, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, features: Tensor, rois: Tensor, geometry: _Geometry) -> Tensor:
         ctx.save_for_backward(rois)
         ctx.input_shape, ctx.geometry = features.shape, geometry
         return _portable_forward(features, rois, geometry)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (rois,) = ctx.saved_tensors
         return _portable_backward(grad_output, rois, ctx.input_shape, ctx.geometry), None, None
 
@@ -124,7 +129,24 @@ def _torchvision_roi_align(ops: ModuleType, features: Tensor, rois: Tensor, geom
     # Half precision goes through float32, as torchvision itself does under autocast: its kernels would
     # place the samples in half precision, and do not support bfloat16 on the CPU.
     dtype = _compute_dtype(features, rois)
-    return ops.roi_align(features.to(dtype), rois.to(dtype), *geometry).to(features.dtype)
+    boxes, spoilt = rois.to(dtype), None
+    if (
+        features.device.type == "cpu"
+    ):  # whose kernel allocates a negative number of samples, or endlessly many
+        boxes, spoilt = _finite(boxes)
+        if geometry.sampling_ratio <= 0:  # zeros, like those of a box without area
+            boxes = torch.cat([boxes[:, :3], torch.maximum(boxes[:, 3:], boxes[:, 1:3])], dim=1)
+    pooled = ops.roi_align(features.to(dtype), boxes, *geometry).to(features.dtype)
+    return pooled if spoilt is None else pooled.masked_fill(spoilt[:, None, None, None], float("nan"))
+
+
+def _finite(rois: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Boxes with those that are not finite emptied, and which these are: (K, 5), (K,) or ``None``."""
+    spoilt = ~rois[:, 1:].isfinite().all(1)
+    if not spoilt.any():
+        return rois, None
+    corners = rois[:, 1:].masked_fill(spoilt[:, None], 0)
+    return torch.cat([rois[:, :1], corners], dim=1), spoilt
 
 
 @torch.no_grad()
@@ -209,7 +231,8 @@ def _chunks(
     rois = rois.detach().cpu()
     images = rois[:, 0].long()
     cells = rois[:, 1:].to(dtype) * geometry.spatial_scale - (0.5 if geometry.aligned else 0.0)
-    _check_boxes(images, cells, input_shape[0], geometry.aligned)
+    if int(images.min()) < 0 or int(images.max()) >= input_shape[0]:
+        raise ValueError(f"rois: image index outside the batch of {input_shape[0]}")
     per_box = max(max(p, q) * max(height, width, _SAMPLES_AT_ONCE), p * q * channels)
     chunk = max(1, _CHUNK_ELEMENTS // per_box)
     for indices in images.argsort(stable=True).split(chunk):
@@ -236,7 +259,7 @@ def _axis_weights(start: Tensor, stop: Tensor, bins: int, cells: int, geometry: 
     extent = stop - start if geometry.aligned else (stop - start).clamp(min=1)
     size = (extent / bins)[:, None, None]
     per_bin = size.ceil() if geometry.sampling_ratio <= 0 else torch.full_like(size, geometry.sampling_ratio)
-    divisor = per_bin.clamp(min=1)  # a box without extent has no samples, and no weights
+    divisor = per_bin.clamp(min=1)  # a box of no or negative extent has no samples, and no weights
     bin_start = start[:, None, None] + torch.arange(bins, device=start.device)[:, None] * size  # (k, bins, 1)
     weights = start.new_zeros(len(start), bins, cells)
     most = int(per_bin.max())
@@ -278,17 +301,3 @@ def _check_shapes(features: Tensor, rois: Tensor, geometry: _Geometry) -> None:
         raise ValueError(f"rois: want (K, 5) rows of (image, x1, y1, x2, y2), got {tuple(rois.shape)}")
     if min(geometry.output_size) < 1:
         raise ValueError(f"output_size must be positive, got {geometry.output_size}")
-
-
-def _check_boxes(images: Tensor, boxes: Tensor, batch: int, aligned: bool) -> None:
-    if int(images.min()) < 0 or int(images.max()) >= batch:
-        raise ValueError(f"rois: image index outside the batch of {batch}")
-    bad = ~boxes.isfinite().all(1)
-    if aligned:
-        bad |= (boxes[:, 2:] < boxes[:, :2]).any(1)
-    if bad.any():
-        k = int(bad.nonzero()[0])
-        raise ValueError(
-            f"rois[{k}]: not finite, or x2 < x1 or y2 < y1 (in feature cells: {boxes[k].tolist()}); "
-            f"{int(bad.sum())} such boxes"
-        )

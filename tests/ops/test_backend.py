@@ -41,6 +41,9 @@ def fake_ops() -> ModuleType:
     def roi_align(input, boxes, output_size, spatial_scale=1.0, sampling_ratio=-1, aligned=False):
         if input.dtype != boxes.dtype:
             raise RuntimeError("Expected tensor for argument #1 'input' to have the same type")
+        negative = (boxes[:, 3:] < boxes[:, 1:3]).any()
+        if not boxes.isfinite().all() or (negative and aligned and sampling_ratio <= 0):
+            raise RuntimeError("vector: as many samples as a negative number says")  # the CPU kernel's way
         ops.calls.append((input.dtype, output_size, spatial_scale, sampling_ratio, aligned))
         return _LoopRoIAlign.apply(input, boxes, output_size, spatial_scale, sampling_ratio, aligned)
 
@@ -166,3 +169,13 @@ def test_batched_nms_equals_portable(ops, monkeypatch, offset):
     torchvision_ops.cache_clear()
     assert op_backend("cpu") == "portable"
     assert torch.equal(through, batched_nms(boxes, scores, labels, 0.4, offset))
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_boxes_that_stop_the_cpu_kernel_are_pooled_as_on_a_gpu(ops, ratio):
+    x = features_like((1, 2, 12, 12))
+    rois = torch.tensor([[0.0, 9, 2, 3, 11], [0, 1, 1, 9, 9], [0, float("inf"), 0, 1, 1]])
+    got = roi_align(x, rois, (3, 2), 1.0, ratio)
+    expected = loop_roi_align(x, rois[:2], (3, 2), 1.0, ratio, True).float()
+    torch.testing.assert_close(got[:2], expected)
+    assert got[2].isnan().all()
