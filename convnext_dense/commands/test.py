@@ -1,14 +1,17 @@
-"""Evaluate a checkpoint: COCO AP (bbox and segm) or mIoU, and pictures on request."""
+"""Evaluate a checkpoint: COCO AP (bbox and segm) or mIoU, and pictures on request.
+
+The figures are recorded, so that tables and reports have them without a second test.
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from convnext_dense.mm.engine.hooks import PicturesHook
+from convnext_dense.mm.apis.test import Job, Outcome, local_checkpoint, run_test
 from convnext_dense.mm.engine.launch import leaving_together
 from convnext_dense.mm.engine.options import Options, add_options, read_options
-from convnext_dense.mm.engine.runner import testing_runner
 from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.results.records import format_comparison
 from convnext_dense.support.files import write_json
 
 
@@ -25,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_options(parser, Options, leave_out=("log",))
     parser.add_argument("checkpoint", help="file that training wrote")
     parser.add_argument("--out", metavar="FILE", help="metrics as JSON")
-    parser.add_argument("--show-dir", metavar="DIR", help="pictures: ground truth left, prediction right")
+    parser.add_argument(
+        "--show-dir", type=Path, metavar="DIR", help="pictures: ground truth left, prediction right"
+    )
     parser.add_argument("--score-thr", type=float, default=0.3, help="detections drawn (default: 0.3)")
     parser.add_argument("--tta", action="store_true", help="merge predictions over scales and flips")
     parser.add_argument(
@@ -37,22 +42,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_false",
         help="do not fold the backbone's weights: slower, same results",
     )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
+    )
     args = parser.parse_args(argv)
     with one_line_errors():
         options = read_options(args, Options)
+        job = Job(
+            args.config,
+            local_checkpoint(args.checkpoint),
+            options,
+            args.tta,
+            window_batch=args.window_batch,
+            fused=args.fuse,
+            pictures=args.show_dir,
+            score_thr=args.score_thr,
+        )
         with leaving_together():
-            runner = testing_runner(
-                args.config, args.checkpoint, options, args.tta, args.window_batch, args.fuse
-            )
+            outcome = run_test(job, args.results)
+        if outcome:
+            print_outcome(outcome, args.results)
+            if args.out:
+                write_json(args.out, outcome.metrics)
+                print(f"metrics: {args.out}")
             if args.show_dir:
-                runner.register_hook(PicturesHook(args.show_dir, args.score_thr))
-            # JSON cannot hold numpy's numbers
-            metrics = {name: float(value) for name, value in runner.test().items()}
-    if runner.rank == 0:
-        for name, value in metrics.items():
-            print(f"{name:<24} {value:.4f}")
-        if args.out:
-            write_json(args.out, metrics)
-            print(f"metrics: {args.out}")
-        if args.show_dir:
-            print(f"pictures: {Path(args.show_dir)}")
+                print(f"pictures: {args.show_dir}")
+
+
+def print_outcome(outcome: Outcome, results: Path) -> None:
+    """Print the figures, beside the paper's where it has them, and where they are kept."""
+    if outcome.evaluation:
+        print(format_comparison(outcome.evaluation.record))
+        print(f"predictions and figures of each class: {outcome.evaluation.folder}")
+        print(f"record: {results / 'accuracy.jsonl'}")
+        return
+    for name, value in outcome.metrics.items():
+        print(f"{name:<24} {value:.4f}")
+    print(f"not recorded: {outcome.reason}")

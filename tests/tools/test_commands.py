@@ -15,6 +15,8 @@ from repository import ROOT
 from waiting import HANGS
 
 from convnext_dense.data.synthetic import make_shapes
+from convnext_dense.evaluation.folder import Evaluation
+from convnext_dense.results.records import read_records
 
 RECIPES = {
     "det": ("demo/mask_rcnn_shapes", "coco", "coco/segm_mAP_50"),
@@ -92,8 +94,13 @@ def test_testing_prints_metrics_and_draws(trained):
     options = ("--data-root", data, "--out", "m.json", "--show-dir", "pictures", "--score-thr", 0.01)
     output = run("test", recipe, "run/iter_2.pth", *options, cwd=folder)
     metrics = json.loads((folder / "m.json").read_text())
-    assert metric in metrics
-    assert f"{metric} " in output
+    name = {"coco/segm_mAP_50": "mask AP50", "mIoU": "mIoU"}[metric]
+    assert 0 <= metrics[name] <= 100
+    assert f"\n{name} " in output
+    (record,) = read_records(folder / "results", "accuracy")
+    assert record["metrics"] == metrics
+    (evaluation,) = (folder / "work_dirs").rglob("evaluation.json")
+    assert Evaluation.load(evaluation.parent).record == record
     pictures = sorted((folder / "pictures").iterdir())
     assert len(pictures) == 3
     height, width, _ = np.asarray(Image.open(pictures[0]).convert("RGB")).shape

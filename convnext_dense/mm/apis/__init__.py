@@ -1,1 +1,1 @@
-"""Functions that the commands call: ``train`` and ``predict``."""
+"""Functions that the commands call: ``train``, ``test`` and ``predict``."""

@@ -15,16 +15,16 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from torch import nn
 
+from convnext_dense.data.image_io import IMAGE_SUFFIXES, PictureError, read_picture
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.engine.checkpoints import load_model
-from convnext_dense.mm.engine.hooks import draw
+from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.models.sliding_window import bound_predictions
+from convnext_dense.mm.type_names import class_of, type_name
 from convnext_dense.support.files import write_json
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def find_images(sources: list[str]) -> list[Path]:
@@ -75,7 +75,7 @@ class Predictor:
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
         self.visualizer.dataset_meta = meta
         steps = datasets_of(cfg, ("test",))[0].pipeline
-        self.pipeline = Compose([step for step in steps if not step["type"].endswith("LoadAnnotations")])
+        self.pipeline = Compose([step for step in steps if not type_name(step).endswith("LoadAnnotations")])
 
     @torch.no_grad()
     def __call__(self, image: Path) -> BaseDataElement:
@@ -123,8 +123,10 @@ def predict_images(
     out_dir.mkdir(parents=True, exist_ok=True)
     results = {}
     for image in images:
-        if cv2.imread(str(image)) is None:
-            yield image, "not a readable image"
+        try:
+            read_picture(image.read_bytes())
+        except (OSError, PictureError) as error:
+            yield image, getattr(error, "strerror", None) or str(error)
             continue
         sample = predictor(image)
         draw(predictor.visualizer, sample, out_dir, score_thr, draw_gt=False)
@@ -139,5 +141,5 @@ def predict_images(
 def _dataset_meta(cfg: Config) -> dict:
     """Class names and colours of the config's test dataset, without reading its files."""
     data = datasets_of(cfg, ("test",))[0]
-    known = getattr(DATASETS.get(data["type"]), "METAINFO", {})
+    known = getattr(class_of(data["type"], DATASETS), "METAINFO", {})
     return {**known, **(data.get("metainfo") or {})}

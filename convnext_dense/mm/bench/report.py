@@ -10,18 +10,13 @@ from mmengine.device import get_device
 from convnext_dense.checkpoints.read import read_with_meta
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import NAME, Evaluation
-from convnext_dense.mm.bench.accuracy import (
-    PACKAGES,
-    Job,
-    identity,
-    row_of,
-    run_protocol,
-)
+from convnext_dense.mm.apis.test import PACKAGES, Job, identity, run_protocol
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.evaluation.identity import row_of
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.reports.curves import Log, read_log
 from convnext_dense.reports.html import Group, RunReport, build_page
@@ -36,7 +31,7 @@ def write_report(
 ) -> None:
     """Write the page about the training in folder ``run`` to ``out``.
 
-    The newest checkpoint is tested, unless its test is already in ``run/report``.
+    The newest checkpoint is tested, unless its test is already in ``run/evaluation``.
 
     Raises:
         UserError: no run in the folder, or an unknown row.
@@ -90,8 +85,7 @@ def run_config(run: Path) -> Path:
 
 def test(source: Path, checkpoint: Path, data_root: str | None, row: str | None) -> Evaluation:
     """The evaluation of ``checkpoint``, made now unless the same one is already there."""
-    folder = source.parent / "report"
-    job = Job(str(source), checkpoint, Options(work_dir=str(folder), data_root=data_root), row=row)
+    job = Job(str(source), checkpoint, Options(work_dir=str(source.parent), data_root=data_root), row=row)
     if (job.out / NAME).is_file():
         evaluation = Evaluation.load(job.out)
         if find_record([evaluation.record], identity(job)):

@@ -17,7 +17,8 @@ from typing import get_args
 
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import Evaluator
-from convnext_dense.mm.bench.accuracy import Job, identity, measure, run_protocol
+from convnext_dense.mm.apis.test import Job, identity, run_protocol
+from convnext_dense.mm.bench.accuracy import measure
 from convnext_dense.mm.bench.rows import LeftOut, download_folder, jobs_on_disk
 from convnext_dense.mm.engine.launch import Launcher, leaving_together, select_device
 from convnext_dense.mm.engine.options import Options
@@ -180,22 +181,22 @@ def plan(args: argparse.Namespace, folders: list[Path], results: Path) -> Iterat
         rows = select_rows(args.rows)
     except ValueError as error:
         raise UserError(str(error)) from None
+    base = Path(args.work_dir or "work_dirs/benchmark") / ("quick" if args.quick else "")
     options = Options(
+        work_dir=str(base),
         data_root=args.data_root,
         launcher=args.launcher,
         device=args.device,
         overrides={_INDICES: args.quick} if args.quick else None,
     )
     records = [] if args.again else read_records(results, "accuracy")
-    base = Path(args.work_dir or "work_dirs/benchmark") / ("quick" if args.quick else "")
     for found in jobs_on_disk(options, folders, args.evaluator, args.tta, rows, released=True):
         if isinstance(found, LeftOut):
             for tta in published_tests(found.row, args.tta):
                 yield Step(Planned(found.row, tta, found.lacks, found.expected))
         elif published_figures(found.name, found.tta):
-            job = replace(found, options=replace(found.options, work_dir=str(base / found.name)))
-            record = find_record(records, identity(job))
-            yield Step(Planned(job.name, job.tta, recorded=record is not None), job, record=record)
+            record = find_record(records, identity(found))
+            yield Step(Planned(found.name, found.tta, recorded=record is not None), found, record=record)
 
 
 def try_checkpoints(steps: Sequence[Step], say: Callable[[str], None]) -> None:
@@ -217,7 +218,7 @@ def try_checkpoints(steps: Sequence[Step], say: Callable[[str], None]) -> None:
 def first_image(job: Job) -> Job:
     """The same job on one image at one scale, in its own folder; it is not recorded."""
     overrides = {**(job.options.overrides or {}), _INDICES: 1}
-    options = replace(job.options, overrides=overrides, work_dir=str(job.folder / "trial"))
+    options = replace(job.options, overrides=overrides, work_dir=f"{job.options.work_dir}/trial")
     return replace(job, options=options, tta=False)
 
 

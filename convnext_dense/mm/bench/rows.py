@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 
-from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import Evaluator
-from convnext_dense.mm.bench.accuracy import Job, config_hash, recipe_name
+from convnext_dense.mm.apis.test import Job, local_checkpoint
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.evaluation.identity import config_hash, recipe_name
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
 from convnext_dense.results.reproduction import Part
@@ -101,7 +101,8 @@ def jobs_on_disk(
     """Every row of the COCO and ADE20K tables, as a job, or with what is missing.
 
     Args:
-        options: options of the command line; ``data_root`` may hold both data sets.
+        options: options of the command line; ``data_root`` may hold both data sets, and ``work_dir`` gets a
+            folder for each row.
         folders: see :func:`find_checkpoint`.
         evaluator: see :class:`Job`.
         tta: also test segmentors at several scales and flip.
@@ -127,10 +128,16 @@ def jobs_on_disk(
         if checkpoint is None:
             yield LeftOut(row.name, f"no checkpoint in {', '.join(map(str, folders))}", ("checkpoint",))
             continue
-        job = Job(row.name, checkpoint, replace(options, data_root=root), evaluator=evaluator)
+        own = replace(options, data_root=root, work_dir=row_folder(options.work_dir, row.name))
+        job = Job(row.name, checkpoint, own, evaluator=evaluator)
         yield job
         if tta and isinstance(row, paper.Ade20kRow):
             yield replace(job, tta=True)
+
+
+def row_folder(base: str | None, name: str) -> str:
+    """Folder for logs and predictions of one row, apart from those of trainings here."""
+    return f"{base or 'work_dirs/benchmark'}/{name}"
 
 
 def checkpoint_folders() -> list[Path]:
@@ -159,6 +166,5 @@ def single_job(
         checkpoint = str(found) if found else paper.WEIGHTS.get(name or "")
     if checkpoint is None:
         raise UserError(f"{source}: no weights were released for it; give --checkpoint FILE")
-    if "://" not in checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f"--checkpoint: no file {checkpoint}")
-    return Job(source, Path(fetch(checkpoint)), options, tta, evaluator)
+    folder = options.work_dir or row_folder(None, name or Path(source).stem)
+    return Job(source, local_checkpoint(checkpoint), replace(options, work_dir=folder), tta, evaluator)

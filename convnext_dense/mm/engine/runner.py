@@ -17,7 +17,6 @@ from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
-from convnext_dense.mm.engine.hooks import FuseHook
 from convnext_dense.mm.engine.launch import select_device, start_processes
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.mmcv_ext import current_ops
@@ -80,6 +79,19 @@ class DenseRunner(Runner):
         super().resume(filename, *args, **kwargs)
 
 
+@RUNNERS.register_module()
+class TestingRunner(DenseRunner):
+    """Runner for tests in the work folder of a training, whose config it leaves as it is."""
+
+    def dump_config(self) -> None:
+        """Write nothing: the log has the config of the test."""
+
+
+def work_folder(cfg: Config, given: str | None) -> str:
+    """Folder of a run: the one given, the config's own, or one named after the recipe."""
+    return given or cfg.get("work_dir") or f"work_dirs/{run_name(cfg.filename)}"
+
+
 def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
     """Apply the shared options and open the process group; return the config and lines for the user.
 
@@ -88,7 +100,7 @@ def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
     """
     cfg = load_config(source, options.overrides)
     select_device(options.device)
-    cfg.work_dir = options.work_dir or cfg.get("work_dir") or f"work_dirs/{run_name(cfg.filename)}"
+    cfg.work_dir = work_folder(cfg, options.work_dir)
     if options.data_root:
         set_data_root(cfg, options.data_root)
     world_size = start_processes(cfg, options.launcher)
@@ -126,11 +138,12 @@ def testing_runner(
     set_pretrained(cfg, "none")
     cfg.load_from, cfg.resume = checkpoint, False
     notes.append(set_tta(cfg) if tta else None)
+    cfg.runner_type = "TestingRunner"
     runner = RUNNERS.build(cfg)
     tolerate_bad_data(runner, strict=True)  # a bad file ends in one line; no note is needed
     notes.append(bound_predictions(runner.model, window_batch))
     if fused:
-        runner.register_hook(FuseHook())
+        runner.register_hook(dict(type="FuseHook"))
     if options.compile:
         notes.append(compile_backbone(runner.model))
     first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops()}"

@@ -7,5 +7,6 @@ float32         heads and RoI extractors whose coordinates, targets and losses s
 released        Cascade's RoI head and the detectors' preprocessor where mmdet 3 differs from the release
 sliding_window  segmentation of images of any size in bounded memory
 tta             models for augmented tests
+complexity      parameters and MACs by the protocol of the paper's tables
 meta_device     a config's model without memory, weights or downloads
 """

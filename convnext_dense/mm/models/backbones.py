@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 
 from convnext_dense.checkpoints.load import load_checkpoint
 from convnext_dense.errors import CheckpointError
+from convnext_dense.mm.type_names import is_pretrained
 from convnext_dense.models import convnext, isotropic
 
 
@@ -38,7 +39,7 @@ class ExactInit:
             convnext_dense.checkpoints.load.CheckpointError: weights that cannot be read or do not fit.
         """
         cfg = self.init_cfg
-        if isinstance(cfg, dict) and cfg["type"] == "Pretrained":
+        if is_pretrained(cfg):
             try:
                 self.load(self, cfg["checkpoint"])
             except CheckpointError as error:

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 
 from convnext_dense.checkpoints.roadmap import load_roadmap
 from convnext_dense.mm.models.backbones import ExactInit
+from convnext_dense.mm.type_names import is_pretrained
 from convnext_dense.models import roadmap
 
 
@@ -19,9 +20,7 @@ class Roadmap(ExactInit, roadmap.Roadmap, BaseModule):
 
     def init_weights(self) -> None:
         """Initialise like :class:`ExactInit`; warn about frozen statistics that were not loaded."""
-        cfg = self.init_cfg
-        pretrained = isinstance(cfg, dict) and cfg["type"] == "Pretrained"
-        if not pretrained and self.norm_eval and self.step.norm == "bn":
+        if not is_pretrained(self.init_cfg) and self.norm_eval and self.step.norm == "bn":
             print_log(
                 f"step={self.step.name!r} has random weights and norm_eval=True: unless a checkpoint is "
                 "loaded next, its batch norms do nothing; give --pretrained PATH or "

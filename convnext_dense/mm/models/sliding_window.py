@@ -74,22 +74,22 @@ def resize_taps(
 
 
 def resize_bands(
-    bands: Iterator[Tensor], size_in: tuple[int, int], size_out: tuple[int, int], align_corners: bool
+    bands: Iterator[Tensor], hw_in: tuple[int, int], hw_out: tuple[int, int], align_corners: bool
 ) -> Iterator[Tensor]:
     """Bilinear resize of a map that arrives in bands of rows, from the top; equal to resizing the whole map.
 
-    Bands are float32 or float64: (N, C, h, W) bands of ``size_in`` -> (N, C, h', W') bands of ``size_out``.
+    Bands are float32 or float64: (N, C, h, W) bands of ``hw_in`` -> (N, C, h', W') bands of ``hw_out``.
     """
-    if size_in == size_out:
+    if hw_in == hw_out:
         yield from bands
         return
     taps: tuple[Tensor, Tensor, Tensor] | None = None
     held, first, done = None, 0, 0  # rows kept, index of the first, result rows already yielded
     for band in bands:
-        taps = taps or resize_taps(size_in[0], size_out[0], align_corners, band.dtype)
+        taps = taps or resize_taps(hw_in[0], hw_out[0], align_corners, band.dtype)
         above, below, weight = taps
-        if size_in[1] != size_out[1]:
-            wide = (band.shape[2], size_out[1])
+        if hw_in[1] != hw_out[1]:
+            wide = (band.shape[2], hw_out[1])
             band = F.interpolate(band, wide, mode="bilinear", align_corners=align_corners)
         held = band if held is None else torch.cat([held, band], 2)
         ready = int((below < first + held.shape[2]).sum())
@@ -99,7 +99,7 @@ def resize_bands(
             upper, lower = (held[:, :, (index[rows] - first).to(held.device)] for index in (above, below))
             yield upper.lerp_(lower, weight[rows, None].to(held))
         done = ready
-        unused = int(above[done]) - first if done < size_out[0] else held.shape[2]
+        unused = int(above[done]) - first if done < hw_out[0] else held.shape[2]
         unused = min(unused, held.shape[2])
         held, first = held[:, :, unused:], first + unused
 
@@ -215,10 +215,10 @@ class BoundedPredict:
             held[:, :, kept:] = 0
 
     def _window_logits(
-        self, image: Tensor, meta: dict, corners: list[tuple[int, int]], size: tuple[int, int]
+        self, image: Tensor, meta: dict, corners: list[tuple[int, int]], hw: tuple[int, int]
     ) -> Iterator[Tensor]:
         """Logits (C, h, w) of the windows whose top left pixels are ``corners``, in their order."""
-        h, w = size
+        h, w = hw
         most = self.window_batch or choose_window_batch(
             free_memory(image.device), h * w, self.model.out_channels
         )

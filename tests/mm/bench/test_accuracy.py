@@ -15,24 +15,19 @@ from pycocotools.coco import COCO
 
 import convnext_dense.mm  # noqa: F401
 from convnext_dense.commands import benchmark
+from convnext_dense.commands import test as test_command
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.mm.bench import accuracy, report, rows
-from convnext_dense.mm.bench.accuracy import (
-    Job,
-    config_hash,
-    identity,
-    recipe_name,
-    row_of,
-    run_protocol,
-    task_of,
-)
+from convnext_dense.mm.apis import test as testing
+from convnext_dense.mm.apis.test import Job, identity, run_protocol
+from convnext_dense.mm.bench import report, rows
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import set_data_root
 from convnext_dense.mm.engine import runner as runners
 from convnext_dense.mm.engine.options import Options
+from convnext_dense.recipes import config_path
 from convnext_dense.results import paper
 from convnext_dense.results.records import find_record, read_records
 
@@ -115,7 +110,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
         runner.model.test_step = predict
         return runner
 
-    monkeypatch.setattr(accuracy, "testing_runner", runner_of)
+    monkeypatch.setattr(testing, "testing_runner", runner_of)
     options = Options(work_dir=str(tmp_path / "plain"), data_root=str(shapes / "coco"))
     expected = runner_of(DETECTOR, str(weights[DETECTOR]), options).test()
     job = Job(
@@ -135,7 +130,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
     assert evaluation.record["dataset"]["images"] == 4
     first = evaluation.detections()[0]
     assert rle.decode(first["segmentation"]).shape == (64, 64)
-    if "faster-coco-eval" in accuracy.load_evaluator.__globals__["available_evaluators"]():
+    if "faster-coco-eval" in testing.load_evaluator.__globals__["available_evaluators"]():
         again = run_protocol(Job(job.source, job.checkpoint, job.options, evaluator="faster-coco-eval"))
         assert again.record["metrics"] == metrics
 
@@ -147,10 +142,10 @@ def test_a_segmentor_is_judged_as_mmseg_judges_it(shapes, weights, tmp_path, mon
     def runner_of(*arguments):
         runner = runners.testing_runner(*arguments)
         test = runner.test
-        runner.test = lambda: said.update(test())
+        runner.test = lambda: said.update(test()) or said
         return runner
 
-    monkeypatch.setattr(accuracy, "testing_runner", runner_of)
+    monkeypatch.setattr(testing, "testing_runner", runner_of)
     options = Options(work_dir=str(tmp_path), data_root=str(shapes / "ade20k"))
     evaluation = run_protocol(Job(SEGMENTOR, weights[SEGMENTOR], options, tta))
     metrics = evaluation.record["metrics"]
@@ -212,6 +207,40 @@ def test_a_run_becomes_a_page(shapes, weights, tmp_path, tool, monkeypatch):
     assert page_of(tool, run) == text
 
 
+def test_the_page_and_the_table_use_the_figures_of_a_plain_test(shapes, weights, tmp_path, tool, monkeypatch):
+    """The test names the recipe, the page its run: both measure the same."""
+    work = ("--work-dir", "run", "--data-root", shapes / "ade20k")
+    cfg = load_config(SEGMENTOR)
+    set_data_root(cfg, str(shapes / "ade20k"))
+    (tmp_path / "run").mkdir()
+    cfg.dump(tmp_path / "run/upernet_shapes.py")
+    written = (tmp_path / "run/upernet_shapes.py").read_bytes()
+    shutil.copy(weights[SEGMENTOR], "run/iter_2.pth")
+    test_command.main(list(map(str, (SEGMENTOR, "run/iter_2.pth", *work))))
+    assert (tmp_path / "run/upernet_shapes.py").read_bytes() == written, "training's config stays"
+    (record,) = read_records("results", "accuracy")
+    monkeypatch.setattr(report, "run_protocol", lambda job: pytest.fail("tools/test.py made the figures"))
+    assert f">{record['metrics']['mIoU']:.2f}<" in page_of(tool, tmp_path / "run")
+    again = tool("accuracy", SEGMENTOR, "--checkpoint", "run/iter_2.pth", *work)
+    assert "recorded on" in again
+
+
+def test_a_test_with_another_evaluator_has_its_figures_and_says_why_it_is_not_recorded(
+    shapes, weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        f"_base_ = {str(config_path(SEGMENTOR))!r}\n"
+        "test_evaluator = [dict(type='IoUMetric', iou_metrics=['mFscore'])]\n"
+    )
+    command = ["own.py", weights[SEGMENTOR], "--data-root", shapes / "ade20k", "--out", "m.json"]
+    test_command.main(list(map(str, command)))
+    said = capsys.readouterr().out
+    assert "not recorded: test_evaluator is a list" in said and "mFscore" in said
+    assert "mFscore" in json.loads((tmp_path / "m.json").read_text())
+    assert not (tmp_path / "results").exists()
+
+
 def page_of(tool, run, *options: str) -> str:
     tool("report", run, "-o", "report.html", *options)
     with open("report.html") as file:
@@ -225,7 +254,7 @@ def test_a_folder_without_a_run_and_a_wrong_row_are_one_line(tmp_path, tool):
     assert "give a row or a config, or --all" in tool("accuracy", status=2)
     assert "no weights were released" in tool("accuracy", "cascade/resnet50_3x", status=2)
     said = tool("accuracy", "mask_rcnn/convnext_t_3x", "--checkpoint", "absent.pth", status=2)
-    assert said == "error: --checkpoint: no file absent.pth\n"
+    assert said == "error: no checkpoint at absent.pth\n"
 
 
 # ---- what is on disk
@@ -283,7 +312,7 @@ def test_all_finds_data_weights_and_runs(tmp_path, monkeypatch):
 def test_all_continues_after_a_row_that_fails(shapes, weights, tmp_path, tool, monkeypatch):
     """A damaged checkpoint gives one line; the next row is measured; a second call measures nothing."""
     (tmp_path / "bad.pth").write_bytes(b"nothing")
-    options = Options(data_root=str(shapes / "ade20k"))
+    options = Options(work_dir="w", data_root=str(shapes / "ade20k"))
     jobs = [Job(SEGMENTOR, tmp_path / "bad.pth", options), Job(SEGMENTOR, weights[SEGMENTOR], options)]
     monkeypatch.setattr(benchmark, "jobs_on_disk", lambda *_: iter(jobs))
     for again in (False, True):
@@ -291,45 +320,6 @@ def test_all_continues_after_a_row_that_fails(shapes, weights, tmp_path, tool, m
             benchmark.main(["accuracy", "--all"])
         assert ended.value.code == 1
         assert len(read_records("results")) == 1, again
-
-
-# ---- identity
-
-
-def test_a_config_is_known_by_what_decides_the_test():
-    name = "cascade/convnext_t_3x"
-    plain = config_hash(load_config(name))
-    for change in (
-        {"test_dataloader.dataset.data_root": "/elsewhere/"},
-        {"optim_wrapper.optimizer.lr": 1.0},
-        {"model.backbone.init_cfg": None},
-        {"train_cfg.max_epochs": 1},
-    ):
-        assert config_hash(load_config(name, change)) == plain, change
-    for change in (
-        {"model.test_cfg.rcnn.max_per_img": 50},
-        {"model.backbone.drop_path_rate": 0.1},
-        {"test_dataloader.dataset.pipeline": []},
-    ):
-        assert config_hash(load_config(name, change)) != plain, change
-
-
-def test_a_run_is_assigned_to_its_row_and_own_classes_to_none():
-    cfg = load_config("cascade/convnext_t_3x")
-    set_plain_batch_norm(cfg, 1, "cpu")
-    assert row_of(cfg, "convnext_t_3x") == "cascade/convnext_t_3x"
-    for head in cfg.model.roi_head.bbox_head:
-        head.num_classes = 3
-    assert row_of(cfg, "convnext_t_3x") is None
-    assert recipe_name("configs/cascade/convnext_t_3x.py") == "cascade/convnext_t_3x"
-    assert recipe_name("mine/convnext_t_3x.py") is None
-
-
-def test_an_evaluator_that_is_neither_is_refused():
-    with pytest.raises(UserError, match="CocoMetric or IoUMetric"):
-        task_of(Config(dict(test_evaluator=dict(type="VOCMetric"))))
-    with pytest.raises(UserError, match="a list"):
-        task_of(Config(dict(test_evaluator=[dict(type="CocoMetric")])))
 
 
 # ---- what is logged

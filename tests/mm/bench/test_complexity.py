@@ -5,7 +5,8 @@ import json
 import pytest
 from published import TABLES, config, run_command
 
-from convnext_dense.mm.bench.complexity import compare, config_complexity, countable_rows
+from convnext_dense.mm.bench.complexity import compare, countable_rows
+from convnext_dense.mm.models.complexity import config_complexity
 
 FOLDERS = {"mask_rcnn": "mask_rcnn", "cascade": "cascade_mask_rcnn"}
 BASELINES = {"ResNet-50": "resnet50", "X101-32": "x101_32x4d", "X101-64": "x101_64x4d"}

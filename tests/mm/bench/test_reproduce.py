@@ -188,7 +188,7 @@ def test_whole_val_sets_end_in_verdicts_and_are_not_measured_twice(
 
     protocol = accuracy.run_protocol
     for module in (accuracy, reproduce):
-        monkeypatch.setattr(module, "run_protocol", lambda job: pytest.fail("it is recorded"))
+        monkeypatch.setattr(module, "run_protocol", lambda *_: pytest.fail("it is recorded"))
     assert "plan: 0 will run, 2 recorded" in tool(*options, status=1)
     assert verdicts() == {DETECTOR: "reproduced", SEGMENTOR: "differs"}
     for module in (accuracy, reproduce):
@@ -202,10 +202,10 @@ def test_ctrl_c_keeps_what_was_measured(tool, small_tables, data, weights, monke
     options = ("--data-root", data, "--checkpoints", weights, "--quick", 1)
     protocol = accuracy.run_protocol
 
-    def interrupted(job):
+    def interrupted(job, results=None):
         if job.source == SEGMENTOR:
             raise KeyboardInterrupt
-        return protocol(job)
+        return protocol(job, results)
 
     monkeypatch.setattr(accuracy, "run_protocol", interrupted)
     said = tool(*options, status=130)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.bench import models as mm_models
 from convnext_dense.mm.bench import speed as mm_speed
 from convnext_dense.mm.bench import speed_command
-from convnext_dense.mm.bench.speed import Level, arch_of, paper_shape, rival_rows, spread_boxes
+from convnext_dense.mm.bench.models import spread_boxes
+from convnext_dense.mm.bench.speed import Level, arch_of, paper_shape, rival_rows
 from convnext_dense.models.archs import ARCHS, Arch
 from convnext_dense.results import paper
 
@@ -78,8 +80,8 @@ def test_bytes_alone_need_no_memory(tmp_path):
 
 @pytest.mark.parametrize("row", ["demo/mask_rcnn_shapes", "demo/upernet_shapes"])
 def test_whole_models(row, tmp_path, monkeypatch):
-    monkeypatch.setattr(mm_speed, "PROPOSALS", 20)
-    monkeypatch.setattr(mm_speed, "MASK_ROIS", 5)
+    monkeypatch.setattr(mm_models, "PROPOSALS", 20)
+    monkeypatch.setattr(mm_models, "MASK_ROIS", 5)
     file = tmp_path / "speed.jsonl"
     run(row, "--part", "model", "--shape", 64, 96, "--repeats", 1, "--json", file)
     inference, training = records(file)
@@ -89,12 +91,12 @@ def test_whole_models(row, tmp_path, monkeypatch):
 
 
 def test_a_detector_has_the_load_of_the_papers_counts():
-    model = mm_speed.build_model("demo/mask_rcnn_shapes").eval()
+    model = mm_models.build_model("demo/mask_rcnn_shapes").eval()
     boxes, masks = [], []
     model.roi_head.bbox_head.register_forward_pre_hook(lambda _, args: boxes.append(len(args[0])))
     model.roi_head.mask_head.register_forward_pre_hook(lambda _, args: masks.append(len(args[0])))
     with torch.no_grad():
-        found = mm_speed.detect(model, torch.randn(2, 3, 64, 96))
+        found = mm_models.detect(model, torch.randn(2, 3, 64, 96))
     assert boxes == [2000] and masks == [200]
     assert [len(instances.masks) for instances in found] == [100, 100]
     assert found[0].masks.shape[1:] == (64, 96)
@@ -122,7 +124,7 @@ def test_rows_know_size_rivals_and_shape():
 
 
 def test_the_papers_fps_stand_beside_its_own_conditions_alone(monkeypatch):
-    small = mm_speed.build_model("demo/mask_rcnn_shapes")
+    small = mm_models.build_model("demo/mask_rcnn_shapes")
     monkeypatch.setattr(mm_speed, "build_model", lambda name, memory: small)
     row, conditions = "mask_rcnn/convnext_t_3x", mm_speed.Conditions(torch.device("cpu"))
     subject = mm_speed.model_subject(row, "inference", conditions, True)

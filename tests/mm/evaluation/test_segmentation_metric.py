@@ -188,7 +188,7 @@ def test_the_command_line_prints_them(tmp_path):
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert_equal(metrics, table(output), expected, SEGMENTATION_CLASSES)
     for key in ("mIoU", "mAcc", "aAcc"):
-        assert re.search(rf"^{key} +{metrics[key]:.4f}$", output, re.MULTILINE)
+        assert re.search(rf"^{key} +- +{metrics[key]:.2f} +-", output, re.MULTILINE)
 
 
 def test_a_window_batch_of_nothing_is_refused(tmp_path):

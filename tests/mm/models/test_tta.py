@@ -383,5 +383,5 @@ def test_the_command_line(kind, shapes, tmp_path):
     ratios = "(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)" if kind == "seg" else "(0.75, 1.0, 1.25)"
     assert f"augmented test: ratios {ratios}, each flipped too" in done.stdout + done.stderr
     metrics = json.loads((tmp_path / "m.json").read_text())
-    assert ("mIoU" if kind == "seg" else "coco/segm_mAP") in metrics
+    assert ("mIoU" if kind == "seg" else "mask AP") in metrics
     assert len(list((tmp_path / "pictures").iterdir())) == 2
