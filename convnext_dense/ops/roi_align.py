@@ -130,9 +130,7 @@ def _torchvision_roi_align(ops: ModuleType, features: Tensor, rois: Tensor, geom
     # place the samples in half precision, and do not support bfloat16 on the CPU.
     dtype = _compute_dtype(features, rois)
     boxes, spoilt = rois.to(dtype), None
-    if (
-        features.device.type == "cpu"
-    ):  # whose kernel allocates a negative number of samples, or endlessly many
+    if features.device.type == "cpu":  # its kernel would allocate a negative number of samples, or too many
         boxes, spoilt = _finite(boxes)
         if geometry.sampling_ratio <= 0:  # zeros, like those of a box without area
             boxes = torch.cat([boxes[:, :3], torch.maximum(boxes[:, 3:], boxes[:, 1:3])], dim=1)

@@ -164,9 +164,7 @@ def test_bad_input_is_refused(x, rois, size, message):
         roi_align(torch.zeros(x), torch.tensor(rois, dtype=torch.float32), size)
 
 
-REVERSED = torch.tensor(
-    [[0.0, 9, 2, 3, 11], [0, 2, 9, 11, 3], [0, 9, 9, 2, 1], [0, 1, 1, 9, 9], [0, 4, 4, 4, 9]]
-)
+REVERSED = torch.tensor([[0.0, 9, 2, 3, 11], [0, 2, 9, 11, 3], [0, 9, 9, 2, 1], [0, 1, 1, 9, 9]])
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
