@@ -57,10 +57,21 @@ def _same(*templates: str) -> tuple[Row, ...]:
 
 
 _STEM = _same("downsample_layers.{s}.0.{p}", "downsample_layers.{s}.1.{p}")
+_LAYERS = ("dwconv", "norm", "pwconv1", "pwconv2")
+
+
+def _block(place: str, *names: str) -> tuple[Row, ...]:
+    """The layers of a block that are at ``place`` and have these names there, in the order of `_LAYERS`."""
+    return tuple(
+        Row(f"{place}.{theirs}.{{p}}", f"stages.{{s}}.{{b}}.{ours}.{{p}}")
+        for theirs, ours in zip(names, _LAYERS, strict=True)
+    )
+
+
 _OURS = (
     *_STEM,
+    *_block("stages.{s}.{b}", *_LAYERS),
     *_same(
-        *(f"stages.{{s}}.{{b}}.{part}.{{p}}" for part in ("dwconv", "norm", "pwconv1", "pwconv2")),
         *(f"stages.{{s}}.{{b}}.{part}" for part in ("gamma", "grn.gamma", "grn.beta")),
     ),
 )
@@ -69,7 +80,7 @@ _OUTPUT_NORMS = _same("norm{s}.{p}")
 
 _ISOTROPIC = _same(
     "stem.{p}",
-    *(f"blocks.{{b}}.{part}.{{p}}" for part in ("dwconv", "norm", "pwconv1", "pwconv2")),
+    *(f"blocks.{{b}}.{part}.{{p}}" for part in _LAYERS),
     "blocks.{b}.gamma",
 )
 
@@ -92,7 +103,7 @@ _FCMAE = (
     Row("mask_token", None),
     Row("proj.{p}", None),
     Row("pred.{p}", None),
-    *(Row(f"decoder.{{b}}.{part}.{{p}}", None) for part in ("dwconv", "norm", "pwconv1", "pwconv2")),
+    *(Row(f"decoder.{{b}}.{part}.{{p}}", None) for part in _LAYERS),
     *(Row(f"decoder.{{b}}.{part}", None) for part in ("gamma", "grn.gamma", "grn.beta")),
 )
 
@@ -148,15 +159,7 @@ _TRANSFORMERS = (
         Row(f"encoder.stages.{{s}}.downsampling_layer.{i}.{{p}}", f"downsample_layers.{{s}}.{i}.{{p}}")
         for i in (0, 1)
     ),
-    *(
-        Row(f"encoder.stages.{{s}}.layers.{{b}}.{theirs}.{{p}}", f"stages.{{s}}.{{b}}.{ours}.{{p}}")
-        for theirs, ours in (
-            ("dwconv", "dwconv"),
-            ("layernorm", "norm"),
-            ("pwconv1", "pwconv1"),
-            ("pwconv2", "pwconv2"),
-        )
-    ),
+    *_block("encoder.stages.{s}.layers.{b}", "dwconv", "layernorm", "pwconv1", "pwconv2"),
     Row("encoder.stages.{s}.layers.{b}.layer_scale_parameter", "stages.{s}.{b}.gamma"),
     Row("encoder.stages.{s}.layers.{b}.grn.weight", "stages.{s}.{b}.grn.gamma"),
     Row("encoder.stages.{s}.layers.{b}.grn.bias", "stages.{s}.{b}.grn.beta"),
@@ -168,30 +171,14 @@ _TRANSFORMERS = (
 
 _TRANSFORMERS_DINOV3 = (
     *(Row(f"stages.{{s}}.downsample_layers.{i}.{{p}}", f"downsample_layers.{{s}}.{i}.{{p}}") for i in (0, 1)),
-    *(
-        Row(f"stages.{{s}}.layers.{{b}}.{theirs}.{{p}}", f"stages.{{s}}.{{b}}.{ours}.{{p}}")
-        for theirs, ours in (
-            ("depthwise_conv", "dwconv"),
-            ("layer_norm", "norm"),
-            ("pointwise_conv1", "pwconv1"),
-            ("pointwise_conv2", "pwconv2"),
-        )
-    ),
+    *_block("stages.{s}.layers.{b}", "depthwise_conv", "layer_norm", "pointwise_conv1", "pointwise_conv2"),
     Row("stages.{s}.layers.{b}.gamma", "stages.{s}.{b}.gamma"),
     Row("layer_norm.{p}", "norm3.{p}"),
 )
 
 _MMPRETRAIN_BODY = (
     *_STEM,
-    *(
-        Row(f"stages.{{s}}.{{b}}.{theirs}.{{p}}", f"stages.{{s}}.{{b}}.{ours}.{{p}}")
-        for theirs, ours in (
-            ("depthwise_conv", "dwconv"),
-            ("norm", "norm"),
-            ("pointwise_conv1", "pwconv1"),
-            ("pointwise_conv2", "pwconv2"),
-        )
-    ),
+    *_block("stages.{s}.{b}", "depthwise_conv", "norm", "pointwise_conv1", "pointwise_conv2"),
     Row("stages.{s}.{b}.gamma", "stages.{s}.{b}.gamma"),
     Row("stages.{s}.{b}.grn.gamma", "stages.{s}.{b}.grn.gamma", "vector"),
     Row("stages.{s}.{b}.grn.beta", "stages.{s}.{b}.grn.beta", "vector"),
@@ -269,7 +256,9 @@ def rename(keys: Iterable[str]) -> Renamed:
     naming = _detect(list(short.values()))
     table = _compile(tuple((row.theirs, row.ours, row.layout) for row in naming.rows))
     names: dict[str, tuple[str, Layout]] = {}
-    dropped, beside, unknown = [], [], []
+    dropped: list[str] = []
+    beside: list[str] = []
+    unknown: list[str] = []
     for key, bare in short.items():
         inside = key.startswith(container)
         for pattern, ours, layout in table:

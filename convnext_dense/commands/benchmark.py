@@ -14,7 +14,7 @@ from pathlib import Path
 
 from convnext_dense.bench.complexity import format_table
 from convnext_dense.errors import UserError
-from convnext_dense.mm.bench.accuracy import Job
+from convnext_dense.mm.apis.test import Job
 from convnext_dense.mm.bench.accuracy import measure as measure_job
 from convnext_dense.mm.bench.complexity import compare, countable_rows
 from convnext_dense.mm.bench.report import write_report

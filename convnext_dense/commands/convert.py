@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from convnext_dense.checkpoints.convert import TARGETS, convert, largest_difference, write_checkpoint
+from convnext_dense.checkpoints.convert import TARGETS, Builder, convert, largest_difference, write_checkpoint
 from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.checkpoints.load import in_our_names
 from convnext_dense.checkpoints.other_libraries import BUILDERS
@@ -14,7 +14,7 @@ from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
 
 
-def builder_of(target: str):
+def builder_of(target: str) -> Builder:
     """The function that builds the target's own model."""
     if target == "mmpretrain":
         from convnext_dense.mm.bench.mmpretrain import mmpretrain_model

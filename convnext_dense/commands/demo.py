@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from convnext_dense.data import synthetic
+from convnext_dense.data.image_io import load_label_map, load_rgb
 from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.reports import sheets
+from convnext_dense.reports.curves import draw_losses, read_log
+from convnext_dense.reports.style import save_figure
 from convnext_dense.support.files import write_json
 from convnext_dense.support.text_tables import aligned
 
@@ -31,20 +32,18 @@ PICTURES = 12  # validation scenes per sheet
 
 @dataclass(frozen=True)
 class Target:
-    """One number of the report: a metric of a task, in [0, 1], and its target."""
+    """One number of the report: a metric of a task in percent, and its target in [0, 1]."""
 
     task: str
     metric: str
-    name: str
     least: float
-    scale: float = 1.0  # mmseg reports percent
 
 
 TARGETS = (
-    Target("detection", "coco/bbox_mAP", "box AP", 0.70),
-    Target("detection", "coco/bbox_mAP_50", "box AP50", 0.92),
-    Target("detection", "coco/segm_mAP_50", "mask AP50", 0.92),
-    Target("segmentation", "mIoU", "mIoU", 0.85, scale=0.01),
+    Target("detection", "box AP", 0.70),
+    Target("detection", "box AP50", 0.92),
+    Target("detection", "mask AP50", 0.92),
+    Target("segmentation", "mIoU", 0.85),
 )
 
 
@@ -104,16 +103,12 @@ def learn(task: Task, steps: int | None) -> dict[str, float]:
         overrides.append(f"train_cfg.max_iters={steps}")
     data = ("--work-dir", task.out, "--data-root", task.data)
     run_tool("train", task.config, *data, "--cfg-options", *overrides)
-    run_tool("test", task.config, task.checkpoint, *data, "--out", task.out / "metrics.json")
+    records = ("--results", task.out.parent / "results")
+    run_tool("test", task.config, task.checkpoint, *data, *records, "--out", task.out / "metrics.json")
     return json.loads((task.out / "metrics.json").read_text())
 
 
 # ------------------------------------------------------------------------------------------- pictures
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
-    return cv2.imread(str(path))[..., ::-1]
 
 
 def predict(task: Task) -> tuple[list[Path], Path]:
@@ -144,7 +139,7 @@ def draw_detection(task: Task, path: Path) -> None:
         for image in images
     ]
     sheets.detection_sheet(
-        path, [read_rgb(image) for image in images], truths, predictions, synthetic.CLASSES
+        path, [load_rgb(image) for image in images], truths, predictions, synthetic.CLASSES
     )
 
 
@@ -152,12 +147,10 @@ def draw_segmentation(task: Task, path: Path) -> None:
     """Predicted label maps beside the annotated ones."""
     images, folder = predict(task)
     maps = task.data / "annotations" / "validation"
-    truths = [cv2.imread(str(maps / f"{image.stem}.png"), cv2.IMREAD_UNCHANGED) - 1 for image in images]
-    predictions = [
-        cv2.imread(str(folder / f"{image.stem}_labels.png"), cv2.IMREAD_UNCHANGED) for image in images
-    ]
+    truths = [load_label_map(maps / f"{image.stem}.png") - 1 for image in images]
+    predictions = [load_label_map(folder / f"{image.stem}_labels.png") for image in images]
     sheets.segmentation_sheet(
-        path, [read_rgb(image) for image in images], truths, predictions, synthetic.SEGMENTATION_CLASSES
+        path, [load_rgb(image) for image in images], truths, predictions, synthetic.SEGMENTATION_CLASSES
     )
 
 
@@ -169,10 +162,10 @@ def report(metrics: dict[str, dict[str, float]]) -> tuple[str, bool]:
     rows = [("", "reached", "target", "")]
     good = True
     for target in TARGETS:
-        value = metrics[target.task][target.metric] * target.scale
+        value = metrics[target.task][target.metric] / 100
         good &= value >= target.least
         verdict = "ok" if value >= target.least else "MISSED"
-        rows.append((f"{target.task} {target.name}", f"{value:.3f}", f"{target.least:.2f}", verdict))
+        rows.append((f"{target.task} {target.metric}", f"{value:.3f}", f"{target.least:.2f}", verdict))
     return aligned(rows, "lrrl"), good
 
 
@@ -202,10 +195,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         say(f"{task.name}: training from scratch")
         metrics[task.name] = learn(task, args.steps)
     say("drawing")
-    sheets.plot_training(
-        args.out / "curves.png",
-        {task.name: sheets.read_scalars(task.out) for task in (detection, segmentation)},
-    )
+    logs = {task.name: read_log(task.out) for task in (detection, segmentation)}
+    save_figure(draw_losses(logs), args.out / "curves.png")
     draw_detection(detection, args.out / "detection.png")
     draw_segmentation(segmentation, args.out / "segmentation.png")
     table, good = report(metrics)

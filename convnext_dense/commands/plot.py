@@ -12,24 +12,28 @@ EVALUATION is the folder that tools/benchmark.py accuracy names.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from convnext_dense.evaluation.detection_errors import confusion, mistakes, read_scenes
+from matplotlib.figure import Figure
+
+from convnext_dense.evaluation.detection_errors import Scenes, confusion, mistakes, read_scenes
 from convnext_dense.evaluation.folder import Evaluation
 from convnext_dense.reports import charts
 from convnext_dense.reports.curves import draw_curves, read_log
 from convnext_dense.reports.gallery import draw_mistakes, draw_worst_maps
-from convnext_dense.reports.sheets import save_figure
+from convnext_dense.reports.style import save_figure
 from convnext_dense.results import paper
 from convnext_dense.results.records import read_latencies, read_records
 
-TABLES = {
+TABLES: dict[str, tuple[Sequence[paper.Row], str]] = {
     "mask_rcnn": ([row for row in paper.COCO if row.method == "Mask R-CNN"], "COCO box AP, Mask R-CNN"),
     "cascade": ([row for row in paper.COCO if row.method != "Mask R-CNN"], "COCO box AP, Cascade Mask R-CNN"),
     "upernet": (list(paper.ADE20K), "ADE20K mIoU, several scales, UperNet"),
     "imagenet": (list(paper.IMAGENET), "ImageNet top-1"),
 }
+Draw = Callable[[argparse.Namespace], Figure]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +74,8 @@ def paths(out: Path) -> list[Path]:
     )
 
 
-def add_command(subcommands, name: str, draw, text: str) -> argparse.ArgumentParser:
+def add_command(subcommands: Any, name: str, draw: Draw, text: str) -> argparse.ArgumentParser:
+    """Declare a subcommand; ``subcommands`` is the result of ``add_subparsers``."""
     parser = subcommands.add_parser(name, help=text)
     parser.add_argument(
         "-o", "--out", type=Path, default=Path(f"plots/{name}"), metavar="FILE",
@@ -80,13 +85,13 @@ def add_command(subcommands, name: str, draw, text: str) -> argparse.ArgumentPar
     return parser
 
 
-def add_evaluation(subcommands, name: str, draw, text: str) -> argparse.ArgumentParser:
+def add_evaluation(subcommands: Any, name: str, draw: Draw, text: str) -> argparse.ArgumentParser:
     parser = add_command(subcommands, name, draw, text)
     parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="folder of an evaluation")
     return parser
 
 
-def add_curves(subcommands) -> None:
+def add_curves(subcommands: Any) -> None:
     parser = add_command(subcommands, "curves", draw_runs, "losses, learning rates, AP or mIoU")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="work folders, or scalars.json files"
@@ -94,7 +99,7 @@ def add_curves(subcommands) -> None:
     parser.add_argument("--names", nargs="+", metavar="NAME", help="run names (default: their folders)")
 
 
-def add_cost(subcommands) -> None:
+def add_cost(subcommands: Any) -> None:
     parser = add_command(subcommands, "cost", draw_cost, "accuracy against MACs, parameters and latency")
     parser.add_argument("table", choices=tuple(TABLES), help="rows of the paper")
     parser.add_argument(
@@ -103,7 +108,7 @@ def add_cost(subcommands) -> None:
     )  # fmt: skip
 
 
-def draw_runs(args: argparse.Namespace):
+def draw_runs(args: argparse.Namespace) -> Figure:
     names = args.names or unique_names(args.runs)
     if len(names) != len(args.runs):
         raise ValueError(f"--names: {len(names)} names for {len(args.runs)} runs")
@@ -116,7 +121,7 @@ def unique_names(runs: list[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run) for run in runs]
 
 
-def draw_cost(args: argparse.Namespace):
+def draw_cost(args: argparse.Namespace) -> Figure:
     rows, ylabel = TABLES[args.table]
     latencies, where = read_latencies(read_records(args.results, "speed"))
     points = charts.paper_points(rows, latencies)
@@ -127,19 +132,19 @@ def draw_cost(args: argparse.Namespace):
     return charts.draw_cost(points, f"{ylabel}, %", where)
 
 
-def draw_pr(args: argparse.Namespace):
+def draw_pr(args: argparse.Namespace) -> Figure:
     evaluation = Evaluation.load(args.evaluation)
     if evaluation.task != "detection":
         raise ValueError(f"{args.evaluation} is a segmentation, which has no precision-recall curve")
     return charts.draw_precision_recall(evaluation.precisions())
 
 
-def draw_bars(args: argparse.Namespace):
+def draw_bars(args: argparse.Namespace) -> Figure:
     evaluation = Evaluation.load(args.evaluation)
     return charts.draw_classes(evaluation.per_class, "box AP" if evaluation.task == "detection" else "IoU")
 
 
-def draw_confusion(args: argparse.Namespace):
+def draw_confusion(args: argparse.Namespace) -> Figure:
     evaluation = Evaluation.load(args.evaluation)
     if evaluation.task == "segmentation":
         return charts.draw_confusion(evaluation.arrays["confusion"], evaluation.classes, "pixels", args.most)
@@ -148,7 +153,7 @@ def draw_confusion(args: argparse.Namespace):
     return charts.draw_confusion(confusion(scenes_of(evaluation, args.score_thr)), names, unit, args.most)
 
 
-def draw_worst(args: argparse.Namespace):
+def draw_worst(args: argparse.Namespace) -> Figure:
     evaluation = Evaluation.load(args.evaluation)
     if evaluation.task == "segmentation":
         return draw_worst_maps(evaluation, args.count)
@@ -156,5 +161,5 @@ def draw_worst(args: argparse.Namespace):
     return draw_mistakes(evaluation, scenes, mistakes(scenes)[: args.count])
 
 
-def scenes_of(evaluation: Evaluation, score: float):
+def scenes_of(evaluation: Evaluation, score: float) -> Scenes:
     return read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes, score)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from convnext_dense.data.coco_repair import (
     KINDS,
@@ -24,11 +23,17 @@ from convnext_dense.data.coco_repair import (
     repair,
     repair_images,
 )
+from convnext_dense.data.image_io import (
+    IMAGE_SUFFIXES,
+    ChannelsError,
+    Header,
+    PictureError,
+    label_numbers,
+    read_header,
+    size_on_disk,
+    size_text,
+)
 from convnext_dense.errors import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_UNREADABLE = (OSError, ValueError, SyntaxError)  # PIL raises SyntaxError for some broken PNGs
-_EXIF_ORIENTATION = 0x0112  # 5 to 8: rows and columns are exchanged when the image is read
 
 
 class ClassNamesError(DataError):
@@ -44,7 +49,7 @@ class Problem(NamedTuple):
 
     what: str
     first: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     detail: str = ""
     remedy: str = ""
     droppable: bool = False
@@ -137,12 +142,12 @@ def check_pairs(images: Mapping[str, Path], maps: Mapping[str, Path]) -> list[Pr
     ]
 
 
-def size_on_disk(path: str | Path) -> tuple[int, int]:
-    """(width, height) from the header, after the EXIF rotation."""
-    with Image.open(path) as image:
-        width, height = image.size
-        turned = image.format in ("JPEG", "MPO") and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    return (height, width) if turned else (width, height)
+def _fits(header: Header, wh: tuple[int, ...]) -> bool:
+    """Whether training can use an image with annotations of this (width, height).
+
+    It reads the image as it is stored if only that has the size of the annotations.
+    """
+    return wh in (header.upright, header.stored)
 
 
 def wrong_values(
@@ -181,18 +186,18 @@ class PairCheck:
         """Check one pair: sizes from headers, values of the whole map."""
         path = image
         try:
-            size = size_on_disk(image)
+            header = read_header(image)
             path = label_map
-            with Image.open(label_map) as labels:
-                pixels = np.asarray(labels)
-        except _UNREADABLE as error:
+            pixels = label_numbers(label_map.read_bytes())
+        except ChannelsError as error:
+            self.modes[str(label_map)] = f"it has {error.channels}"
+            return
+        except (OSError, PictureError) as error:
             self.unreadable[str(path)] = str(error)
             return
-        if pixels.ndim != 2:
-            self.modes[str(label_map)] = f"it has {pixels.shape[2]}"
-            return
-        if size != pixels.shape[::-1]:
-            self.sizes[str(label_map)] = f"{_by(pixels.shape[::-1])}, its image {_by(size)}"
+        wh = pixels.shape[::-1]
+        if not _fits(header, wh):
+            self.sizes[str(label_map)] = f"{size_text(wh)}, its image {size_text(header.upright)}"
         wrong = wrong_values(np.unique(pixels), self.num_classes, self.ignore_index, self.reduce_zero_label)
         if wrong:
             self.values[str(label_map)] = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
@@ -214,10 +219,6 @@ class PairCheck:
 
 def _sorted(found: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(found.items()))
-
-
-def _by(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 # ---- annotation files in COCO's format
@@ -263,13 +264,15 @@ def select_categories(names: Sequence[str], wanted: Sequence[str] | None, source
     """
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ClassNamesError(f"{source} has the category {repeated[0]!r} more than once")
-    missing = [name for name in wanted or () if name not in names]
+    if wanted is None:
+        return tuple(names)
+    missing = [name for name in wanted if name not in names]
     if missing:
         raise ClassNamesError(
             f"{source} has no category {missing[0]!r} ({len(missing)} of {len(wanted)} names are missing);"
             f" it has {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
         )
-    return tuple(name for name in names if wanted is None or name in wanted)
+    return tuple(name for name in names if name in wanted)
 
 
 def check_coco(path: str | Path, image_folder: str | Path) -> list[Problem]:
@@ -280,44 +283,50 @@ def check_coco(path: str | Path, image_folder: str | Path) -> list[Problem]:
     """
     folder = Path(image_folder)
 
-    def size_of(file_name: str) -> tuple[int, int] | None:
-        try:
-            return size_on_disk(folder / file_name)
-        except _UNREADABLE:
-            return None
+    def wh_of(file_name: str) -> tuple[int, int] | None:
+        return size_on_disk(folder / file_name)
 
     content = _parsed(path)
     try:
         if content.get("annotations"):
-            repaired, faults = repair(content, size_of=size_of)
+            repaired, faults = repair(content, wh_of=wh_of)
             images = repaired["images"]
         else:  # images alone, to be predicted
             findings = Findings()
-            images = repair_images(content.get("images") or [], size_of, findings).values()
+            images = repair_images(content.get("images") or [], wh_of, findings).values()
             faults = findings.faults()
     except AnnotationFileError as error:
         return [Problem(f"annotation file that cannot be used: {error}", str(path), 1)]
     if not images:
         return [Problem("annotation file without images", str(path), 1)]
-    missing, unreadable, sizes = {}, {}, {}
+    return [
+        *_check_files(images, folder, path),
+        *(_as_problem(fault, path) for fault in faults),
+    ]
+
+
+def _check_files(images: Iterable[Mapping], folder: Path, path: str | Path) -> list[Problem]:
+    """Images of an annotation file that are missing, unreadable, or of another size than annotated."""
+    missing: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    sizes: dict[str, str] = {}
     for entry in images:
         file = folder / entry["file_name"]
         if not file.is_file():
             missing[str(file)] = ""
             continue
         try:
-            size = size_on_disk(file)
-        except _UNREADABLE as error:
+            header = read_header(file)
+        except (OSError, PictureError) as error:
             unreadable[str(file)] = str(error)
             continue
         stated = (entry["width"], entry["height"])
-        if size != stated:
-            sizes[str(file)] = f"{_by(size)}, the annotation file says {_by(stated)}"
+        if not _fits(header, stated):
+            sizes[str(file)] = f"{size_text(header.upright)}, the annotation file says {size_text(stated)}"
     return [
         *gather(f"images of {path} that are not there", missing, droppable=True),
         *gather("files that cannot be read", unreadable, droppable=True),
         *gather(f"images of another size than {path} says", sizes, droppable=True),
-        *(_as_problem(fault, path) for fault in faults),
     ]
 
 

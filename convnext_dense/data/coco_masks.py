@@ -6,24 +6,25 @@ from typing import Any
 
 import numpy as np
 
-Size = tuple[int, int]
+WH = tuple[int, int]
+"""(width, height) in pixels."""
 
 FAR = 10  # an outline that reaches this many image sizes away is invalid
 
 
-def repair_mask(segmentation: Any, size: Size) -> tuple[Any, list[str]]:
+def repair_mask(segmentation: Any, wh: WH) -> tuple[Any, list[str]]:
     """A mask that can be decoded, or ``None``, and the kinds of its faults; a missing mask has no faults."""
     if isinstance(segmentation, dict):
-        return (segmentation, []) if is_rle(segmentation, size) else (None, ["rle"])
+        return (segmentation, []) if is_rle(segmentation, wh) else (None, ["rle"])
     if not isinstance(segmentation, list) or not segmentation:
         return None, []
-    polygons, faults = repair_polygons(segmentation, size)
+    polygons, faults = repair_polygons(segmentation, wh)
     return polygons or None, faults
 
 
-def repair_polygons(polygons: list, size: Size) -> tuple[list, list[str]]:
+def repair_polygons(polygons: list, wh: WH) -> tuple[list, list[str]]:
     """The polygons that have an area; the list itself if all have."""
-    far = FAR * max(size)
+    far = FAR * max(wh)
     good = [polygon for polygon in polygons if is_polygon(polygon, far)]
     return (polygons, []) if len(good) == len(polygons) else (good, ["polygon"] * (len(polygons) - len(good)))
 
@@ -42,12 +43,12 @@ def is_polygon(polygon: Any, far: float) -> bool:
         return False
 
 
-def is_rle(rle: Mapping, size: Size) -> bool:
+def is_rle(rle: Mapping, wh: WH) -> bool:
     """Whether run lengths, compressed or as a list, fill an image of (width, height) exactly.
 
     Older decoders write beyond their memory if they do not.
     """
-    if rle.get("size") != [size[1], size[0]]:
+    if rle.get("size") != [wh[1], wh[0]]:
         return False
     counts = rle.get("counts")
     if isinstance(counts, str):
@@ -58,7 +59,7 @@ def is_rle(rle: Mapping, size: Size) -> bool:
         runs = np.asarray(counts)
     except ValueError:  # nested lists
         return False
-    return runs.ndim == 1 and runs.dtype.kind in "iu" and runs.min() >= 0 and runs.sum() == size[0] * size[1]
+    return runs.ndim == 1 and runs.dtype.kind in "iu" and runs.min() >= 0 and runs.sum() == wh[0] * wh[1]
 
 
 def run_lengths(text: str) -> list[int] | None:

@@ -7,13 +7,12 @@ functions of plain values.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
-from convnext_dense.data.coco_masks import repair_mask, repair_polygons
+from convnext_dense.data.coco_masks import WH, repair_mask, repair_polygons
 from convnext_dense.errors import DataError
-
-Size = tuple[int, int]
 
 BORDER = 1.0  # pixels over the border that come from rounding, or from boxes that include the last pixel
 NAMED = 3  # entries named per kind
@@ -65,7 +64,7 @@ class Fault(NamedTuple):
     """``count`` times the same kind of fault; ``first`` names the first few."""
 
     kind: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
     first: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -96,7 +95,7 @@ class Findings:
 def repair(
     content: Any,
     masks: bool = False,
-    size_of: Callable[[str], Size | None] = lambda file_name: None,
+    wh_of: Callable[[str], WH | None] = lambda file_name: None,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> tuple[dict, list[Fault]]:
     """The content of an annotation file without its faults, and the faults; ``content`` is not changed.
@@ -104,7 +103,7 @@ def repair(
     Args:
         content: parsed annotation file.
         masks: whether masks are trained; if not, they are not read.
-        size_of: (width, height) of an image file by its ``file_name``, for images without a size.
+        wh_of: (width, height) of an image file by its ``file_name``, for images without a size.
         progress: wraps the list of annotations, to show progress.
 
     Raises:
@@ -117,7 +116,7 @@ def repair(
     if len(categories) < len(content["categories"]):
         raise AnnotationFileError("two categories share an id, so the class is ambiguous")
     findings = Findings()
-    images = repair_images(content["images"], size_of, findings)
+    images = repair_images(content["images"], wh_of, findings)
     left_out = {entry["id"] for entry in content["images"] if _has_id(entry)} - images.keys()
     annotations = repair_annotations(
         (entry for entry in progress(content["annotations"]) if not _belongs_to(entry, left_out)),
@@ -154,13 +153,14 @@ def _first_free(content: Mapping) -> int:
 
 
 def repair_images(
-    entries: Sequence, size_of: Callable[[str], Size | None], findings: Findings
+    entries: Sequence, wh_of: Callable[[str], WH | None], findings: Findings
 ) -> dict[int | str, dict]:
     """Usable image entries by their id."""
-    images, shared = {}, set()
+    images: dict[int | str, dict] = {}
+    shared = set()
     for entry in entries:
         number, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
-        where = _Where("image", number, name)
+        where = partial(_entry, "image", number, name)
         if not isinstance(number, int | str) or not name or not isinstance(name, str):
             findings.add("image", where)
         elif number not in images:
@@ -175,10 +175,10 @@ def repair_images(
     unsized = [number for number, entry in images.items() if not _is_size(entry)]
     for number in unsized:
         name = images[number]["file_name"]
-        size = size_of(name)
-        findings.add("image size" if size else "image unsized", _Where("image", number, name))
-        if size:
-            images[number] = {**images[number], "width": size[0], "height": size[1]}
+        wh = wh_of(name)
+        findings.add("image size" if wh else "image unsized", partial(_entry, "image", number, name))
+        if wh:
+            images[number] = {**images[number], "width": wh[0], "height": wh[1]}
         else:
             del images[number]
     return images
@@ -188,15 +188,9 @@ def _is_size(entry: Mapping) -> bool:
     return all(_is_number(entry.get(key)) and entry[key] >= 1 for key in ("width", "height"))
 
 
-class _Where(NamedTuple):
-    """Computes the name of an entry on demand."""
-
-    what: str
-    number: Any
-    file: str | None = None
-
-    def __call__(self) -> str:
-        return f"{self.what} {self.number}" + (f" ({self.file})" if self.file else "")
+def _entry(what: str, number: Any, detail: str | None) -> str:
+    """The name of an entry in a report."""
+    return f"{what} {number}" + (f" ({detail})" if detail else "")
 
 
 # ---- annotations
@@ -211,56 +205,57 @@ def repair_annotations(
     next_id: int,
 ) -> list[dict]:
     """Usable annotations, in their order; new ids count from ``next_id``."""
-    usable, seen = [], {}
+    usable = []
+    seen: dict[int | str, Any] = {}
     for entry in entries:
         annotation = entry if isinstance(entry, dict) else {}
         number, owner = annotation.get("id"), annotation.get("image_id")
         image = images.get(owner) if isinstance(owner, int | str) else None
         if image is None:
-            findings.add("orphan", _Where("annotation", number, f"image {owner}"))
+            findings.add("orphan", partial(_entry, "annotation", number, f"image {owner}"))
             continue
-        kinds: tuple[str, ...] = ()
+        kinds: tuple[str, ...]
+        repaired: dict | None = None
         if annotation.get("category_id") not in categories:
-            kinds, annotation = ("category",), None
+            kinds = ("category",)
         elif isinstance(number, int | str) and number in seen and seen[number] == entry:
-            kinds, annotation = ("listed twice",), None
+            kinds = ("listed twice",)
         else:
-            size = image["width"], image["height"]
-            annotation, kinds = repair_annotation(annotation, size, masks)
-        if annotation is not None and (not isinstance(number, int | str) or number in seen):
+            wh = image["width"], image["height"]
+            repaired, kinds = repair_annotation(annotation, wh, masks)
+        if repaired is not None and (not isinstance(number, int | str) or number in seen):
             kinds = ("id", *kinds)
-            annotation = {**annotation, "id": next_id}
+            repaired = {**repaired, "id": next_id}
             next_id += 1
         for kind in kinds:
-            findings.add(kind, _Where("annotation", number, f"image {owner}, {image['file_name']}"))
-        if annotation is not None:
-            usable.append(annotation)
-            seen.setdefault(number if isinstance(number, int | str) else annotation["id"], entry)
+            where = f"image {owner}, {image['file_name']}"
+            findings.add(kind, partial(_entry, "annotation", number, where))
+        if repaired is not None:
+            usable.append(repaired)
+            seen.setdefault(number if isinstance(number, int | str) else repaired["id"], entry)
     return usable
 
 
-def repair_annotation(annotation: dict, size: Size, masks: bool) -> tuple[dict | None, tuple[str, ...]]:
+def repair_annotation(annotation: dict, wh: WH, masks: bool) -> tuple[dict | None, tuple[str, ...]]:
     """An annotation to train with, or ``None``, and the kinds of its faults.
 
     Args:
         annotation: an annotation with an image and a category.
-        size: (width, height) of its image.
+        wh: (width, height) of its image.
         masks: whether its mask is trained.
     """
-    box, kind = repair_box(annotation.get("bbox"), size, annotation.get("segmentation"))
+    box, kind = repair_box(annotation.get("bbox"), wh, annotation.get("segmentation"))
+    kinds = [kind] if kind else []
     if box is None:
-        return None, (kind,)
-    kinds, changes = [], {}
-    if kind:
-        kinds.append(kind)
-        changes["bbox"] = box
+        return None, tuple(kinds)
+    changes: dict[str, Any] = {"bbox": box} if kind else {}
     area = annotation.get("area")
     if not (_is_number(area) and area > 0):
         kinds.append("area")
         changes["area"] = box[2] * box[3]
     if masks:
         segmentation = annotation.get("segmentation")
-        mask, faults = repair_mask(segmentation, size)
+        mask, faults = repair_mask(segmentation, wh)
         kinds += faults
         if mask is None:  # an object is still there: training must not treat it as background
             kinds.append("mask")
@@ -270,27 +265,27 @@ def repair_annotation(annotation: dict, size: Size, masks: bool) -> tuple[dict |
     return ({**annotation, **changes} if changes else annotation), tuple(kinds)
 
 
-def repair_box(box: Any, size: Size, segmentation: Any = None) -> tuple[list[float] | None, str | None]:
+def repair_box(box: Any, wh: WH, segmentation: Any = None) -> tuple[list[float] | None, str | None]:
     """(x, y, width, height) to train with and the kind of fault; each ``None`` if there is none.
 
     Args:
         box: box of the file.
-        size: (width, height) of the image.
+        wh: (width, height) of the image.
         segmentation: the mask beside it, whose polygons replace a missing or an empty box.
     """
-    kind = box_fault(box, size)
+    kind = box_fault(box, wh)
     if kind in ("no box", "empty box"):
-        polygons, _ = repair_polygons(segmentation, size) if isinstance(segmentation, list) else ([], [])
+        polygons, _ = repair_polygons(segmentation, wh) if isinstance(segmentation, list) else ([], [])
         instead = _bounds(polygons) if polygons else None
-        if box_fault(instead, size) in ("no box", "empty box", "outside"):
+        if instead is None or box_fault(instead, wh) in ("no box", "empty box", "outside"):
             return None, kind
-        return _cut(instead, size), "box of outline"
+        return _cut(instead, wh), "box of outline"
     if kind == "outside":
         return None, kind
-    return (_cut(box, size) if kind else box), kind
+    return (_cut(box, wh) if kind else box), kind
 
 
-def box_fault(box: Any, size: Size) -> str | None:
+def box_fault(box: Any, wh: WH) -> str | None:
     """The first fault found of ``[x, y, width, height]``."""
     try:
         x, y, width, height = box
@@ -302,16 +297,16 @@ def box_fault(box: Any, size: Size) -> str | None:
     if width <= 0 or height <= 0:
         return "empty box"
     right, bottom = x + width, y + height
-    if x >= size[0] or y >= size[1] or right <= 0 or bottom <= 0:
+    if x >= wh[0] or y >= wh[1] or right <= 0 or bottom <= 0:
         return "outside"
-    if x < -BORDER or y < -BORDER or right > size[0] + BORDER or bottom > size[1] + BORDER:
+    if x < -BORDER or y < -BORDER or right > wh[0] + BORDER or bottom > wh[1] + BORDER:
         return "border"
     return None
 
 
-def _cut(box: Sequence[float], size: Size) -> list[float]:
+def _cut(box: Sequence[float], wh: WH) -> list[float]:
     x, y = max(box[0], 0), max(box[1], 0)
-    return [x, y, min(box[0] + box[2], size[0]) - x, min(box[1] + box[3], size[1]) - y]
+    return [x, y, min(box[0] + box[2], wh[0]) - x, min(box[1] + box[3], wh[1]) - y]
 
 
 def _bounds(polygons: Sequence[Sequence[float]]) -> list[float]:
@@ -325,5 +320,5 @@ def _outline(box: Sequence[float]) -> list[float]:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)

@@ -61,7 +61,7 @@ def _edges(mask: np.ndarray) -> dict[tuple[int, int, int, int], None]:
         (inside[2:, 1:-1], (1, 1), (-1, 0)),  # below
         (inside[1:-1, :-2], (0, 1), (0, -1)),  # left
     )
-    edges = {}
+    edges: dict[tuple[int, int, int, int], None] = {}
     for neighbour, (left, top), step in sides:
         rows, columns = np.nonzero(core & ~neighbour)
         for x, y in zip((columns + left).tolist(), (rows + top).tolist(), strict=True):

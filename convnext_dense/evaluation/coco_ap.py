@@ -7,10 +7,10 @@ precisions in a fraction of the time.
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -136,7 +136,7 @@ def average_precision(
     return Precision(tuple(category["name"] for category in categories), values[:, :, order])
 
 
-def _load_results(coco_class: type, truth: object, detections: Sequence[dict], iou_type: IouType) -> object:
+def _load_results(coco_class: type, truth: Any, detections: Sequence[dict], iou_type: IouType) -> Any:
     """Do the same as ``loadRes``, which fails if nothing was detected."""
     left_out = ("bbox",) if iou_type == "segm" else ("segmentation",)
     entries = [{k: v for k, v in entry.items() if k not in left_out} for entry in detections]
@@ -148,17 +148,21 @@ def _load_results(coco_class: type, truth: object, detections: Sequence[dict], i
     return empty
 
 
+def named_precisions(precisions: Mapping[str, Precision]) -> Iterator[tuple[str, Precision]]:
+    """Those of ``bbox`` and ``segm`` that are there, as ``box`` and ``mask``: the words of all tables."""
+    for iou_type, kind in (("bbox", "box"), ("segm", "mask")):
+        if iou_type in precisions:
+            yield kind, precisions[iou_type]
+
+
 def coco_metrics(precisions: dict[str, Precision]) -> dict[str, float]:
     """Figures in percent as in records: ``box AP``, ``box AP50`` ... ``mask AP75``, then by area.
 
     Args:
         precisions: precisions by ``bbox`` and ``segm``.
     """
-    metrics = {}
-    for iou_type, kind in (("bbox", "box"), ("segm", "mask")):
-        if iou_type not in precisions:
-            continue
-        precision = precisions[iou_type]
+    metrics: dict[str, float] = {}
+    for kind, precision in named_precisions(precisions):
         figures = {
             "AP": precision.ap(),
             "AP50": precision.ap(0.5),

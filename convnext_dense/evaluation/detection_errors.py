@@ -72,11 +72,13 @@ class Scenes(NamedTuple):
     Attributes:
         classes: names by label.
         files: image id -> file name.
+        wh: image id -> (width, height) that the image was annotated at, ``None`` if it is not given.
         truths, found: image id -> objects.
     """
 
     classes: tuple[str, ...]
     files: dict[int, str]
+    wh: dict[int, tuple[int, int] | None]
     truths: dict[int, Objects]
     found: dict[int, Objects]
 
@@ -104,18 +106,22 @@ def read_scenes(
         if entry["score"] >= score:
             by_image[entry["image_id"]].append((entry, entry.get("segmentation")))
     files = {image_id: image["file_name"] for image_id, image in coco.imgs.items()}
+    wh = {
+        image_id: (image["width"], image["height"]) if image.get("width") and image.get("height") else None
+        for image_id, image in coco.imgs.items()
+    }
     found = {image_id: _objects(entries, numbers) for image_id, entries in by_image.items()}
-    return Scenes(tuple(classes), files, truths, found)
+    return Scenes(tuple(classes), files, wh, truths, found)
 
 
 def _objects(entries: Iterable[tuple[Mapping, dict | None]], numbers: Mapping[int, int]) -> Objects:
     known = [(entry, mask) for entry, mask in entries if entry["category_id"] in numbers]
     known.sort(key=lambda item: -item[0].get("score", 1.0))
-    masks = [mask for _, mask in known]
+    masks = [mask for _, mask in known if mask is not None]
     return Objects(
         labels=np.array([numbers[e["category_id"]] for e, _ in known], dtype=int),
         boxes=np.array([e["bbox"] for e, _ in known], dtype=float).reshape(-1, 4),
-        masks=None if any(mask is None for mask in masks) else masks,
+        masks=masks if len(masks) == len(known) else None,
         scores=np.array([e.get("score", 1.0) for e, _ in known], dtype=float),
         crowd=np.array([e.get("iscrowd", 0) for e, _ in known], dtype=bool),
     )
@@ -193,6 +199,7 @@ def _mistake(image_id: int, found: Objects, i: int, truth: Objects, iou: np.ndar
     iou = np.where(truth.crowd, 0, iou)
     nearest = int(np.argmax(iou)) if len(iou) else -1
     same = np.where(truth.labels == label, iou, 0) if len(iou) else np.zeros(1)
+    kind: Kind
     if partner >= 0:
         kind, nearest = "class", int(partner)
     elif same.max() >= MATCH:

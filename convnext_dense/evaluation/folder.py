@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from convnext_dense.evaluation.coco_ap import Precision, read_detections
+from convnext_dense.evaluation.coco_ap import Precision, named_precisions, read_detections
 from convnext_dense.support.files import replacing, write_json
 
 NAME = "evaluation.json"
@@ -53,7 +53,7 @@ class Evaluation:
     def save(self) -> None:
         """Write ``arrays.npz``, then ``evaluation.json``, which makes the folder valid."""
         with replacing(self.folder / "arrays.npz") as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, **self.arrays)
+            np.savez_compressed(file, **self.arrays)  # type: ignore[arg-type]  # no array is "allow_pickle"
         content = {k: v for k, v in asdict(self).items() if k not in ("folder", "arrays")}
         write_json(self.folder / NAME, content)
 
@@ -89,10 +89,7 @@ class Evaluation:
 def detection_classes(precisions: Mapping[str, Precision]) -> dict[str, dict[str, float | None]]:
     """Box and mask AP, AP50 and AP75 of each class in percent."""
     table: dict[str, dict[str, float | None]] = {}
-    for iou_type, kind in (("bbox", "box"), ("segm", "mask")):
-        if iou_type not in precisions:
-            continue
-        precision = precisions[iou_type]
+    for kind, precision in named_precisions(precisions):
         for label, name in enumerate(precision.classes):
             for title, iou in (("AP", None), ("AP50", 0.5), ("AP75", 0.75)):
                 table.setdefault(name, {})[f"{kind} {title}"] = _known(precision.ap(iou, label=label))

@@ -1,6 +1,6 @@
 """Charts of accuracy: against cost, over recall, by class, and confusion between classes.
 
-Each ``draw_*`` returns a matplotlib figure, which :func:`convnext_dense.reports.sheets.save_figure`
+Each ``draw_*`` returns a matplotlib figure, which :func:`convnext_dense.reports.style.save_figure`
 writes.
 """
 
@@ -17,10 +17,9 @@ from matplotlib.patheffects import withStroke
 
 from convnext_dense.errors import ArgumentError
 from convnext_dense.evaluation.coco_ap import AREAS, RECALLS, Precision
-from convnext_dense.reports.sheets import COLOURS
+from convnext_dense.reports.style import BLUE, COLOURS, GREEN, ORANGE, PURPLE
 from convnext_dense.results import paper
 
-BLUE, ORANGE, GREEN, PURPLE, RED, SKY, _ = COLOURS
 GREY = "#777777"
 FAMILIES = {  # colour and marker, which also differ in print
     "ConvNeXt V2": (GREEN, "D"),
@@ -61,11 +60,16 @@ class Point(NamedTuple):
 # ------------------------------------------------------------------------------- accuracy against cost
 
 
-def accuracy_of(row: paper.Row) -> float | None:
+def accuracy_of(row: paper.Row) -> float:
     """The main figure of a row: box AP, mIoU at several scales, or top-1, in percent."""
     if isinstance(row, paper.CocoRow):
         return row.box.ap
     return row.miou_ms if isinstance(row, paper.Ade20kRow) else row.top1
+
+
+def label_of(row: paper.Row) -> str:
+    """The name of a row's model, such as ``ConvNeXt-T``."""
+    return row.backbone if isinstance(row, paper.CocoRow | paper.Ade20kRow) else row.model
 
 
 def paper_points(rows: Sequence[paper.Row], latencies: Mapping[str, float]) -> list[Point]:
@@ -73,10 +77,9 @@ def paper_points(rows: Sequence[paper.Row], latencies: Mapping[str, float]) -> l
     points = []
     for row in rows:
         known = {"macs": row.macs_g, "params": row.params_m, "latency": latencies.get(row.name)}
-        label = getattr(row, "backbone", None) or row.model
         costs = {name: float(value) for name, value in known.items() if value is not None}
         size = row.size if isinstance(row, paper.ImageNetRow) else None
-        points.append(Point(label, getattr(row, "pretrain", "1K"), accuracy_of(row), costs, size))
+        points.append(Point(label_of(row), getattr(row, "pretrain", "1K"), accuracy_of(row), costs, size))
     return points
 
 
@@ -100,7 +103,7 @@ def measured_points(
             "latency": latencies.get(record.get("row") or record["config"]),
         }
         costs = {name: float(value) for name, value in known.items() if value}
-        label = row.backbone if row else record["config"]
+        label = label_of(row) if row else record["config"]
         accuracy = record["metrics"][names[0]]
         points.append(Point(label, getattr(row, "pretrain", ""), accuracy, costs, mine=True))
     return points
@@ -132,9 +135,9 @@ def draw_cost(points: Sequence[Point], ylabel: str, latency_on: str = "") -> Fig
         for family, (colour, marker) in FAMILIES.items()
         if any(_family(point.label) == family for point in points if not point.mine)
     ]
-    shapes = [("pretrained on 1K", dict(markerfacecolor="white")), ("on 22K", {})]
     handles += [
-        Line2D([], [], ls="", marker="o", ms=9, color=GREY, label=text, **fill) for text, fill in shapes
+        Line2D([], [], ls="", marker="o", ms=9, color=GREY, label=text, markerfacecolor=fill)
+        for text, fill in (("pretrained on 1K", "white"), ("on 22K", GREY))
     ]
     if any(point.mine for point in points):
         handles.append(Line2D([], [], ls="", ms=11, marker="*", color="black", label="measured here"))
@@ -248,15 +251,17 @@ def _by_size(axes: Axes, precision: Precision) -> None:
 
 
 def _by_class(axes: Axes, precision: Precision) -> None:
-    curves = {i: precision.curve(label=i) for i in range(len(precision.classes))}
-    ap = {i: precision.ap(0.5, label=i) for i, curve in curves.items() if curve is not None}
+    labels = range(len(precision.classes))
+    curves = {i: curve for i in labels if (curve := precision.curve(label=i)) is not None}
+    ap = {i: precision.ap(0.5, label=i) for i in curves}
     order = sorted(ap, key=lambda i: -ap[i])
     shown = order if len(order) <= len(COLOURS) else [*order[:3], *order[-3:]]
     for i in set(order) - set(shown):
         axes.plot(RECALLS, curves[i], color="#BBBBBB", lw=0.6)
     for number, i in enumerate(shown):
-        style = dict(color=COLOURS[number], ls="-" if number < len(shown) / 2 else "--")
-        axes.plot(RECALLS, curves[i], lw=1.6, label=f"{precision.classes[i]}: {ap[i]:.1f}", **style)
+        dashes = "-" if number < len(shown) / 2 else "--"
+        label = f"{precision.classes[i]}: {ap[i]:.1f}"
+        axes.plot(RECALLS, curves[i], color=COLOURS[number], ls=dashes, lw=1.6, label=label)
     if len(shown) < len(order):
         axes.plot([], [], color="#BBBBBB", lw=0.6, label=f"{len(order) - len(shown)} classes between")
 

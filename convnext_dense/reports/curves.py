@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.reports.sheets import COLOURS, loss_curves, save_figure
+from convnext_dense.reports.style import COLOURS, DASHES
 
-DASHES = ("-", "--", ":", "-.")
 METRICS = {
     "coco/bbox_mAP": ("box AP", 100.0),
     "coco/segm_mAP": ("mask AP", 100.0),
@@ -100,6 +99,16 @@ def join_records(before: Sequence[dict], after: Sequence[dict]) -> list[dict]:
     return ([] if from_zero else [r for r in before if r["step"] < steps[0]]) + list(after)
 
 
+def loss_curves(records: Sequence[Mapping]) -> dict[str, Curve]:
+    """Loss name -> (steps, values), over the records that have it; the total first."""
+    curves: dict[str, Curve] = {}
+    for record in records:
+        for name, value in record.items():
+            if name.split(".")[-1].startswith("loss"):
+                _add(curves, name, record["step"], value)
+    return dict(sorted(curves.items(), key=lambda curve: curve[0] != "loss"))
+
+
 def _rates(records: Sequence[Mapping]) -> dict[str, Curve]:
     groups: dict[str, Curve] = {}
     for record in records:
@@ -147,8 +156,8 @@ def draw_curves(runs: Mapping[str, Log]) -> Figure:
     panels = figure.subplots(1, columns)
     if len(runs) == 1:
         (log,) = runs.values()
-        _draw_terms(panels[0], log)
-        _draw_groups(panels[1], log)
+        _draw_terms(panels[0], log.losses)
+        draw_rates(panels[1], log.rates)
         if has_metrics:
             _draw_metrics(panels[2], log)
     else:
@@ -159,14 +168,34 @@ def draw_curves(runs: Mapping[str, Log]) -> Figure:
         panels[2].set(title="validation, %")
         panels[2].set_ylim(0, max(1, *(1.05 * top for top in _tops(runs))))
     for axes in panels:
-        axes.set_xlabel("iteration")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlim(left=0)
-        axes.legend(
-            frameon=False, fontsize="x-small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16)
-        )
+        _finish(axes)
     return figure
+
+
+def draw_losses(runs: Mapping[str, Log]) -> Figure:
+    """A panel for each run with the terms of its loss, for runs that have no terms in common.
+
+    Raises:
+        ValueError: no runs.
+    """
+    if not runs:
+        raise ArgumentError("no runs to plot")
+    figure = Figure(figsize=(7 * len(runs), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for axes, (title, log) in zip(panels, runs.items(), strict=True):
+        _draw_terms(axes, log.losses)
+        axes.set(title=title, ylabel="loss, mean of the last steps", yscale="log")
+        _finish(axes)
+    return figure
+
+
+def _finish(axes: Axes) -> None:
+    """Label the iterations; the legend stands below, where it covers no curve."""
+    axes.set_xlabel("iteration")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize="x-small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _tops(runs: Mapping[str, Log]) -> list[float]:
@@ -174,29 +203,23 @@ def _tops(runs: Mapping[str, Log]) -> list[float]:
     return [max(values) for log in runs.values() for _, values in log.metrics.values()]
 
 
-def plot_curves(path: str | Path, runs: Mapping[str, Log]) -> None:
-    """Write :func:`draw_curves` to ``path``; its suffix chooses the format.
-
-    Raises:
-        ValueError: no runs.
-    """
-    save_figure(draw_curves(runs), path)
-
-
-def _draw_terms(axes: Axes, log: Log) -> None:
-    for i, (name, (steps, values)) in enumerate(log.losses.items()):
+def _draw_terms(axes: Axes, losses: Mapping[str, Curve]) -> None:
+    """The terms of one loss, the total in black."""
+    for i, (name, (steps, values)) in enumerate(losses.items()):
         if name == "loss":
             axes.plot(steps, values, color="black", lw=2.2, label="total")
         else:
-            style = dict(color=COLOURS[(i - 1) % len(COLOURS)], ls=DASHES[(i - 1) // len(COLOURS) % 4])
-            axes.plot(steps, values, lw=1.4, label=name.removeprefix("decode."), **style)
+            colour, dashes = COLOURS[(i - 1) % len(COLOURS)], DASHES[(i - 1) // len(COLOURS) % 4]
+            label = name.removeprefix("decode.")
+            axes.plot(steps, values, color=colour, ls=dashes, lw=1.4, label=label)
 
 
-def _draw_groups(axes: Axes, log: Log) -> None:
+def draw_rates(axes: Axes, rates: Mapping[str, tuple[Sequence, Sequence]]) -> None:
+    """Learning rates by group, from the input to the heads in the order of a colour map."""
     shades = matplotlib.colormaps["cividis"]
-    last = max(len(log.rates) - 1, 1)
-    for i, (name, (steps, values)) in enumerate(log.rates.items()):
-        colour = "black" if len(log.rates) == 1 else shades(0.9 * i / last)
+    last = max(len(rates) - 1, 1)
+    for i, (name, (steps, values)) in enumerate(rates.items()):
+        colour = "black" if len(rates) == 1 else shades(0.9 * i / last)
         axes.plot(steps, values, color=colour, lw=1.5, label="all groups" if name == "all" else name)
 
 
@@ -210,7 +233,7 @@ def _draw_metrics(axes: Axes, log: Log) -> None:
 def _draw_runs(panels: Sequence[Axes], runs: Mapping[str, Log]) -> None:
     """Draw totals, the range of the groups' rates, and the metrics; a colour and dashes for each run."""
     for i, (title, log) in enumerate(runs.items()):
-        style = dict(color=COLOURS[i % len(COLOURS)], ls=DASHES[i % len(DASHES)], lw=1.6)
+        style: dict[str, Any] = dict(color=COLOURS[i % len(COLOURS)], ls=DASHES[i % len(DASHES)], lw=1.6)
         name, (steps, values) = next(iter(log.losses.items()))
         panels[0].plot(steps, values, label=title, **style)
         for j, (steps, values) in enumerate([*log.rates.values()][:: max(len(log.rates) - 1, 1)]):

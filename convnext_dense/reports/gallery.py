@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from pycocotools import mask as coco_mask
 
-from convnext_dense.errors import ArgumentError
+from convnext_dense.data.image_io import load_label_map, load_rgb
+from convnext_dense.errors import ArgumentError, DatasetNotFoundError
 from convnext_dense.evaluation.detection_errors import (
     EXPLAINED,
     Mistake,
@@ -23,7 +26,7 @@ from convnext_dense.evaluation.detection_errors import (
     read_scenes,
 )
 from convnext_dense.evaluation.folder import Evaluation
-from convnext_dense.reports.sheets import COLOURS
+from convnext_dense.reports.style import COLOURS
 
 GAP = 6  # pixels between truth and prediction
 UNLABELLED = (60, 60, 60)
@@ -46,15 +49,20 @@ class Card(NamedTuple):
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
     """RGB of each class: Okabe and Ito's seven, and for more classes hues that lie far apart."""
-    okabe = [tuple(int(text[i : i + 2], 16) for i in (1, 3, 5)) for text in COLOURS]
+    okabe = [(int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)) for text in COLOURS]
     if count <= len(okabe):
         return okabe[:count]
     more = []
     for i in range(count - len(okabe)):
         lightness, saturation = (0.35, 0.5, 0.65)[i % 3], (0.9, 0.6)[i % 2]
         hue = (0.07 + i * 0.61803398875) % 1  # steps of the golden ratio keep hues apart
-        more.append(tuple(int(255 * v) for v in colorsys.hls_to_rgb(hue, lightness, saturation)))
+        r, g, b = colorsys.hls_to_rgb(hue, lightness, saturation)
+        more.append((int(255 * r), int(255 * g), int(255 * b)))
     return okabe + more
+
+
+def _fractions(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
+    return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
 
 
 def best_and_worst(evaluation: Evaluation, count: int = 12) -> tuple[list[Card], list[Card]]:
@@ -64,8 +72,9 @@ def best_and_worst(evaluation: Evaluation, count: int = 12) -> tuple[list[Card],
     """
     if evaluation.task == "detection":
         scenes = read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
-        judged = {i: image_quality(scenes.found[i], scenes.truths[i]) for i in scenes.truths}
-        ranked = sorted((i for i in judged if judged[i] is not None), key=lambda i: -judged[i])
+        qualities = {i: image_quality(scenes.found[i], scenes.truths[i]) for i in scenes.truths}
+        judged = {i: quality for i, quality in qualities.items() if quality is not None}
+        ranked = sorted(judged, key=lambda i: -judged[i])
         cards = {i: (100 * judged[i], lambda i=i: detection_picture(evaluation, scenes, i)) for i in ranked}
         names = scenes.files
     else:
@@ -82,16 +91,28 @@ def best_and_worst(evaluation: Evaluation, count: int = 12) -> tuple[list[Card],
     return make(best), make(worst)
 
 
-def read_rgb(path: str | Path, side: int | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, its longer side at most ``side`` pixels.
+@contextmanager
+def _of_data_set() -> Iterator[None]:
+    """Say what to do about a missing file of the data set.
 
     Raises:
-        FileNotFoundError: missing, or not an image.
+        DatasetNotFoundError: the block found no file.
     """
-    image = cv2.imread(str(path))
-    if image is None:
-        raise FileNotFoundError(f"no readable image at {path}: was the data set moved? (--data-root)")
-    return shrink(image[..., ::-1], side)
+    try:
+        yield
+    except DatasetNotFoundError as error:
+        raise DatasetNotFoundError(f"{error}: was the data set moved? (--data-root)") from None
+
+
+def scene_picture(evaluation: Evaluation, scenes: Scenes, image_id: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image, in the orientation of its annotations.
+
+    Raises:
+        DatasetNotFoundError: missing.
+        PictureError: not a usable picture.
+    """
+    with _of_data_set():
+        return load_rgb(Path(evaluation.images) / scenes.files[image_id], scenes.wh[image_id])
 
 
 def shrink(image: np.ndarray, side: int | None, labels: bool = False) -> np.ndarray:
@@ -109,7 +130,7 @@ def shrink(image: np.ndarray, side: int | None, labels: bool = False) -> np.ndar
 
 def detection_picture(evaluation: Evaluation, scenes: Scenes, image_id: int, side: int = 320) -> np.ndarray:
     """Objects on the left, detections on the right, with masks, boxes, names and scores."""
-    image = read_rgb(Path(evaluation.images) / scenes.files[image_id])
+    image = scene_picture(evaluation, scenes, image_id)
     colours = class_colours(len(scenes.classes))
     halves = [
         draw_objects(image, objects, scenes.classes, colours, side, scores)
@@ -133,7 +154,7 @@ def draw_objects(
     canvas = cv2.resize(
         np.ascontiguousarray(image), size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
     )
-    order = np.argsort(-objects.boxes[:, 2] * objects.boxes[:, 3]) if len(objects.labels) else []
+    order = np.argsort(-objects.boxes[:, 2] * objects.boxes[:, 3])
     for i in order:
         if objects.masks is not None:
             mask = coco_mask.decode(objects.masks[i])
@@ -143,7 +164,7 @@ def draw_objects(
         x, y, w, h = (round(v * scale) for v in objects.boxes[i])
         colour = colours[objects.labels[i]]
         cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, 2, cv2.LINE_AA)
-    for i in order[::-1] if len(order) else []:
+    for i in order[::-1]:
         x, y, *_ = (round(v * scale) for v in objects.boxes[i])
         name = classes[objects.labels[i]] + (" (crowd)" if objects.crowd[i] else "")
         text = f"{name} {objects.scores[i]:.2f}" if scores else name
@@ -194,7 +215,7 @@ def draw_mistakes(
     figure = Figure(figsize=(2.9 * across, 3.1 * rows), layout="constrained")
     for number, mistake in enumerate(wrong):
         axes = figure.add_subplot(rows, across, number + 1)
-        image = read_rgb(Path(evaluation.images) / scenes.files[mistake.image_id])
+        image = scene_picture(evaluation, scenes, mistake.image_id)
         x0, y0, x1, y1 = _window(mistake, image.shape[:2])
         axes.imshow(image, interpolation="nearest" if x1 - x0 < 100 else "antialiased")
         axes.set(xlim=(x0 - 0.5, x1 - 0.5), ylim=(y1 - 0.5, y0 - 0.5), xticks=[], yticks=[])
@@ -212,6 +233,7 @@ def draw_mistakes(
 def _caption(mistake: Mistake, scenes: Scenes) -> str:
     name = Path(scenes.files[mistake.image_id]).stem
     if mistake.label is None:
+        assert mistake.truth is not None  # the object that was missed
         return f"{scenes.classes[mistake.truth]}: not found\n{name}"
     head = f"{scenes.classes[mistake.label]} {mistake.score:.2f}: {EXPLAINED[mistake.kind]}"
     if mistake.kind in ("location", "duplicate"):
@@ -234,40 +256,39 @@ def _window(mistake: Mistake, shape: tuple[int, int]) -> tuple[float, float, flo
     return x, y, x + side, y + side
 
 
-def _frame(axes, box: Sequence[float], colour: str, dashes: str) -> None:
+def _frame(axes: Axes, box: Sequence[float], colour: str, dashes: str) -> None:
     x, y, width, height = box
-    for style in (dict(edgecolor="black", lw=3.2), dict(edgecolor=colour, lw=1.8)):
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ls=dashes, **style))
+    for edge, lw in (("black", 3.2), (colour, 1.8)):
+        corner = (x - 0.5, y - 0.5)
+        axes.add_patch(Rectangle(corner, width, height, fill=False, ls=dashes, edgecolor=edge, lw=lw))
 
 
 # ------------------------------------------------------------------------------------------ segmentation
 
 
-def read_truth(evaluation: Evaluation, scene: dict) -> np.ndarray:
+def read_truth(evaluation: Evaluation, scene: Mapping) -> np.ndarray:
     """(H, W) labels as the test saw them; unlabelled pixels have ``ignore_index``.
 
     Raises:
-        FileNotFoundError: missing, or not an image.
+        DatasetNotFoundError: missing.
+        PictureError: not a usable label map.
     """
-    labels = cv2.imread(scene["truth"], cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise FileNotFoundError(
-            f"no readable label map at {scene['truth']}: was the data set moved? (--data-root)"
-        )
-    labels = labels if labels.ndim == 2 else labels[..., 0]
-    labels = labels.astype(np.int32)
+    with _of_data_set():
+        labels = load_label_map(scene["truth"]).astype(np.int32)
     if evaluation.reduce_zero_label:
         labels = np.where(labels == 0, 255, labels - 1)
         labels[labels == 254] = 255
     return labels
 
 
-def label_picture(evaluation: Evaluation, scene: dict, side: int = 320) -> np.ndarray:
+def label_picture(evaluation: Evaluation, scene: Mapping, side: int = 320) -> np.ndarray:
     """Truth, prediction, and the wrong pixels, over the image."""
-    truth = shrink(read_truth(evaluation, scene).astype(np.uint16), side, labels=True)
-    found = cv2.imread(str(evaluation.folder / scene["prediction"]), cv2.IMREAD_UNCHANGED)
-    found = shrink(found.astype(np.uint16), side, labels=True)
-    image = read_rgb(scene["image"])
+    truth = read_truth(evaluation, scene).astype(np.uint16)
+    with _of_data_set():
+        image = load_rgb(scene["image"], (truth.shape[1], truth.shape[0]))
+    truth = shrink(truth, side, labels=True)
+    found = load_label_map(evaluation.folder / scene["prediction"]).astype(np.uint16)
+    found = shrink(found, side, labels=True)
     image = cv2.resize(image, truth.shape[::-1], interpolation=cv2.INTER_AREA)
     colours = class_colours(len(evaluation.classes))
     ignored = (truth == evaluation.ignore_index) | (truth >= len(colours))
@@ -303,11 +324,13 @@ def draw_worst_maps(evaluation: Evaluation, count: int = 12) -> Figure:
         axes.imshow(picture)
         axes.set_axis_off()
         axes.set_title(f"{Path(scene['image']).stem}: mIoU {scene['miou']:.1f}", fontsize=9)
-    colours = [tuple(v / 255 for v in rgb) for rgb in class_colours(len(evaluation.classes))]
+    colours = class_colours(len(evaluation.classes))
     there = set(np.flatnonzero(evaluation.arrays["confusion"].sum(1)).tolist())
     handles = [
-        Patch(color=colours[i], label=name) for i, name in enumerate(evaluation.classes) if i in there
+        Patch(color=_fractions(colours[i]), label=name)
+        for i, name in enumerate(evaluation.classes)
+        if i in there
     ][:24]
-    handles.append(Patch(color=tuple(v / 255 for v in WRONG), label="wrong pixels (right picture)"))
+    handles.append(Patch(color=_fractions(WRONG), label="wrong pixels (right picture)"))
     figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False, fontsize=8)
     return figure

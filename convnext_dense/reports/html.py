@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from convnext_dense.evaluation.folder import Evaluation
 from convnext_dense.reports.charts import NOTHING, draw_classes, draw_confusion, draw_precision_recall
 from convnext_dense.reports.curves import Log, draw_curves
 from convnext_dense.reports.gallery import Card, best_and_worst, class_colours
+from convnext_dense.reports.style import figure_bytes
 from convnext_dense.results.records import Difference, compare
 
 _MAIN = ("box AP", "mask AP", "mIoU", "aAcc")  # shown large
@@ -114,7 +114,7 @@ def _figures(evaluation: Evaluation) -> dict:
     return dict(main=main, full=full, note=note, head=head, rows=rows)
 
 
-def _comparison(lines: Sequence[Difference]) -> tuple[Sequence[str], list[Sequence]]:
+def _comparison(lines: Sequence[Difference]) -> tuple[Sequence[str], Sequence[Sequence]]:
     """Head and rows of the figures; with the paper's columns if anything is compared."""
     if all(line.paper is None for line in lines):
         return ("", "measured, %"), [(line.metric, f"{line.measured:.2f}") for line in lines]
@@ -139,6 +139,7 @@ def _classes(evaluation: Evaluation) -> dict | None:
         return None
     columns = list(known[0])
     charts = []
+    names: Sequence[str]
     if evaluation.task == "detection":
         charts.append(_chart(draw_precision_recall(evaluation.precisions()), "precision over recall", True))
         scenes = read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
@@ -187,10 +188,9 @@ def _card(card: Card) -> dict:
 
 def _chart(figure: Figure, alt: str, scroll: bool) -> dict:
     """A figure as PNG; ``scroll`` keeps a wide one readable on a phone."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
     width = round(figure.get_figwidth() * 100)
-    return dict(source=_data_url("png", buffer.getvalue()), alt=alt, width=width, scroll=scroll)
+    source = _data_url("png", figure_bytes(figure, "png", dpi=130))
+    return dict(source=source, alt=alt, width=width, scroll=scroll)
 
 
 def _data_url(kind: str, content: bytes) -> str:

@@ -3,14 +3,12 @@
 The accuracy is the paper's; all else is counted or measured on this machine.
 """
 
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,15 +16,17 @@ from torch import nn
 
 from convnext_dense.bench.complexity import Complexity, count_macs, count_params
 from convnext_dense.bench.timing import (
+    HW,
     MIB,
-    Size,
     saved_bytes,
     time_interleaved,
 )
 from convnext_dense.errors import ArgumentError
 from convnext_dense.models.roadmap import STEPS, Roadmap, Step
+from convnext_dense.reports.style import BLUE, GREEN, ORANGE, PURPLE, save_figure
 from convnext_dense.results import paper
 from convnext_dense.support.system import device_name
+from convnext_dense.support.text_tables import markdown, replace_between
 
 ALTERNATIVES = ("kernel_5", "kernel_9", "kernel_11")  # tried, but not part of the later steps
 PAPER_SIZE = 224  # pixels per side at which the paper counts MACs
@@ -57,18 +57,18 @@ class Report(NamedTuple):
 
     Attributes:
         conditions: conditions in one line.
-        memory_size: (height, width) of the image for ``saved_bytes``; batch 1.
+        memory_hw: (height, width) of the image for ``saved_bytes``; batch 1.
         rows: one row per step.
     """
 
     conditions: str
-    memory_size: Size
+    memory_hw: HW
     rows: tuple[StepCost, ...]
 
     def record(self) -> dict:
         """Plain values, ready for JSON."""
         rows = [row._asdict() for row in self.rows]
-        return dict(conditions=self.conditions, memory_size=list(self.memory_size), rows=rows)
+        return dict(conditions=self.conditions, memory_size=list(self.memory_hw), rows=rows)
 
     @classmethod
     def from_record(cls, record: Mapping) -> "Report":
@@ -91,29 +91,29 @@ def imagenet_complexity(step: str) -> Complexity:
 
 
 def measure(
-    sizes: Sequence[Size],
+    shapes: Sequence[HW],
     repeats: int,
     device: str = "cpu",
     progress: Callable[[str], None] = lambda line: None,
     steps: Sequence[str] = tuple(STEPS),
 ) -> Report:
-    """Measure ``steps`` at every (height, width) of ``sizes``, batch 1; activations at the first size.
+    """Measure ``steps`` at every (height, width) of ``shapes``, batch 1; activations at the first size.
 
     Raises:
         ValueError: an unknown step, no size, or fewer than one repeat.
     """
-    if not sizes:
+    if not shapes:
         raise ArgumentError("no sizes to measure at; give at least one (height, width)")
     torch.manual_seed(0)
     models = {step: Roadmap(step).to(device) for step in steps}
     kept = {}
-    image = torch.randn(1, 3, *sizes[0], device=device)
+    image = torch.randn(1, 3, *shapes[0], device=device)
     for step, model in models.items():
         kept[step] = saved_bytes(model.train(), image)
         progress(f"{step}: {kept[step] / MIB:.0f} MiB kept for backward")
         model.eval()
     seconds: dict[str, dict[str, float]] = {step: {} for step in steps}
-    for height, width in sizes:
+    for height, width in shapes:
         image = torch.randn(1, 3, height, width, device=device)
         progress(f"{height}x{width}: {repeats} repeats of {len(steps)} steps")
         forwards = [partial(model, image) for model in models.values()]
@@ -125,7 +125,7 @@ def measure(
         StepCost(step, imagenet_complexity(step).macs, count_params(model), kept[step], seconds[step])
         for step, model in models.items()
     )
-    return Report(conditions(device, repeats), tuple(sizes[0]), rows)
+    return Report(conditions(device, repeats), shapes[0], rows)
 
 
 def conditions(device: str, repeats: int) -> str:
@@ -144,9 +144,9 @@ def format_markdown(report: Report) -> str:
     sizes = list(report.rows[0].seconds)
     head = [
         "step", "paper's label", "top-1 (paper)", "GMACs at 224", "paper", "M params",
-        *(f"ms at {size}" for size in sizes), f"MiB kept at {_size(report.memory_size)}",
+        *(f"ms at {size}" for size in sizes), f"MiB kept at {_by(report.memory_hw)}",
     ]  # fmt: skip
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    lines = [head]
     for row in report.rows:
         published = PUBLISHED[row.name]
         lines.append(
@@ -161,8 +161,7 @@ def format_markdown(report: Report) -> str:
                 f"{row.saved_bytes / MIB:.0f}",
             ]
         )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\nMeasured on {report.conditions}.\n"
+    return f"{markdown(lines, 'llr')}\nMeasured on {report.conditions}.\n"
 
 
 def replace_table(text: str, table: str) -> str:
@@ -171,18 +170,14 @@ def replace_table(text: str, table: str) -> str:
     Raises:
         ValueError: the comments are missing.
     """
-    begin, end = "<!-- roadmap table: begin -->\n", "<!-- roadmap table: end -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise ArgumentError(f"no place for the table: the text needs {begin.strip()} and {end}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    return replace_between(
+        text, "<!-- roadmap table: begin -->", "<!-- roadmap table: end -->", f"\n{table}\n"
+    )
 
 
 # --------------------------------------------------------------------------------------------- figure
 
-# Okabe and Ito's colours: colour-blind readers can distinguish them, and they differ in grey
-_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#444444"
+_GREY = "#444444"
 _TEXT = 8
 _ON_WHITE = dict(facecolor="white", edgecolor="none", pad=0.6)  # the dashed line stops at a label
 
@@ -200,9 +195,9 @@ def plot_report(path: str | Path, report: Report) -> None:
     steps = [STEPS[row.name] for row in report.rows]
     _dots(panels[0], steps)
     columns = (
-        ([row.macs / 1e9 for row in report.rows], _ORANGE, 2),
-        ([1000 * row.seconds[size] for row in report.rows], _GREEN, 0),
-        ([row.saved_bytes / MIB for row in report.rows], _PURPLE, 0),
+        ([row.macs / 1e9 for row in report.rows], ORANGE, 2),
+        ([1000 * row.seconds[size] for row in report.rows], GREEN, 0),
+        ([row.saved_bytes / MIB for row in report.rows], PURPLE, 0),
     )
     for axes, (values, colour, digits) in zip(panels[1:], columns, strict=True):
         _bars(axes, steps, values, colour, digits)
@@ -210,7 +205,7 @@ def plot_report(path: str | Path, report: Report) -> None:
         "ImageNet top-1\nin the paper, %",
         f"GMACs\nat {PAPER_SIZE}x{PAPER_SIZE}",
         f"latency\nat {size}, ms",
-        f"kept for backward\nat {_size(report.memory_size)}, MiB",
+        f"kept for backward\nat {_by(report.memory_hw)}, MiB",
     )
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=_TEXT + 2)
@@ -221,7 +216,7 @@ def plot_report(path: str | Path, report: Report) -> None:
     panels[0].invert_yaxis()
     note = "Dashed: the first row. Hatched and hollow: alternatives, not part of the rows below them."
     figure.supxlabel(f"{note}\n{report.conditions}.", fontsize=_TEXT)
-    _save(figure, Path(path))
+    save_figure(figure, path, dpi=130)
 
 
 def _dots(axes: Axes, steps: Sequence[Step]) -> None:
@@ -229,10 +224,10 @@ def _dots(axes: Axes, steps: Sequence[Step]) -> None:
     accuracies = [PUBLISHED[step.name].top1 for step in steps]
     path = [(PUBLISHED[step.name].top1, i) for i, step in enumerate(steps) if step.name not in ALTERNATIVES]
     axes.axvline(accuracies[0], color=_GREY, lw=0.8, ls="--")
-    axes.plot(*zip(*path, strict=True), color=_BLUE, lw=1.2)
+    axes.plot(*zip(*path, strict=True), color=BLUE, lw=1.2)
     for i, (step, accuracy) in enumerate(zip(steps, accuracies, strict=True)):
-        face = "white" if step.name in ALTERNATIVES else _BLUE
-        axes.plot(accuracy, i, marker="o", ms=6, markerfacecolor=face, markeredgecolor=_BLUE, ls="")
+        face = "white" if step.name in ALTERNATIVES else BLUE
+        axes.plot(accuracy, i, marker="o", ms=6, markerfacecolor=face, markeredgecolor=BLUE, ls="")
         axes.annotate(
             f"{accuracy:.1f}",
             (accuracy, i),
@@ -257,21 +252,5 @@ def _bars(axes: Axes, steps: Sequence[Step], values: Sequence[float], colour: st
     axes.set_xlim(0, 1.25 * max(values))
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write atomically, without date and random ids, so that reports repeat exactly."""
-    suffix = path.suffix.removeprefix(".")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with matplotlib.rc_context({"svg.hashsalt": "roadmap"}):
-        figure.savefig(
-            unfinished,
-            dpi=130,
-            facecolor="white",
-            format=suffix,
-            metadata={"Date": None} if suffix == "svg" else None,
-        )
-    os.replace(unfinished, path)
-
-
-def _size(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
+def _by(hw: HW) -> str:
+    return f"{hw[0]}x{hw[1]}"

@@ -1,27 +1,22 @@
-"""Pictures from records: training curves, and predictions beside their ground truth.
+"""Sheets of predictions beside their ground truth: plain arrays in, one image file out.
 
-Everything here reads plain arrays and JSON lines, and writes one image file; nothing is shown on the screen.
+Nothing is shown on the screen.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from convnext_dense.errors import ArgumentError
-from convnext_dense.support.files import replacing
-
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-"""Okabe and Ito's palette, for colour-blind readers too; it repeats for further classes."""
+from convnext_dense.reports.style import COLOURS, save_figure
 
 BACKGROUND = "#DDDDDD"
 PAIRS_A_ROW = 4
@@ -39,61 +34,6 @@ class Instance:
     mask: np.ndarray
     box: tuple[float, float, float, float]
     score: float | None = None
-
-
-# --------------------------------------------------------------------------------------------- curves
-
-
-def read_scalars(work_dir: str | Path) -> list[dict]:
-    """Records of the newest run that mmengine logged below ``work_dir``, in their order.
-
-    Raises:
-        FileNotFoundError: no ``vis_data/scalars.json`` found.
-    """
-    found = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))  # folders are named by their time
-    if not found:
-        raise FileNotFoundError(f"no */vis_data/scalars.json in {work_dir}: nothing was trained there")
-    return [json.loads(line) for line in found[-1].read_text().splitlines() if line]
-
-
-def loss_curves(records: Sequence[Mapping]) -> dict[str, tuple[list[int], list[float]]]:
-    """Loss name -> (steps, values), over the records that have it; the total first."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for record in records:
-        for name, value in record.items():
-            if name.split(".")[-1].startswith("loss"):
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(record["step"])
-                values.append(value)
-    return dict(sorted(curves.items(), key=lambda curve: curve[0] != "loss"))
-
-
-def plot_training(path: str | Path, runs: Mapping[str, Sequence[Mapping]]) -> None:
-    """Draw one panel of losses for each of ``runs`` (title -> records of `read_scalars`).
-
-    Raises:
-        ValueError: no runs, or one without a logged loss.
-    """
-    if not runs:
-        raise ArgumentError("no runs to plot")
-    figure = Figure(figsize=(7 * len(runs), 4), layout="constrained")
-    panels = figure.subplots(1, len(runs), squeeze=False)[0]
-    for axes, (title, records) in zip(panels, runs.items(), strict=True):
-        curves = loss_curves(records)
-        if not curves:
-            raise ArgumentError(f"{title}: no loss among {len(records)} records")
-        for i, (name, (steps, values)) in enumerate(curves.items()):
-            total = name == "loss"
-            colour = "black" if total else COLOURS[(i - 1) % len(COLOURS)]
-            axes.plot(steps, values, color=colour, lw=2.2 if total else 1.4, label="total" if total else name)
-        axes.set(title=title, xlabel="step", ylabel="loss, mean of the last steps", yscale="log")
-        axes.grid(alpha=0.3, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    save_figure(figure, path)
-
-
-# --------------------------------------------------------------------------------------------- sheets
 
 
 def detection_sheet(
@@ -212,14 +152,3 @@ def _draw_instance(axes: Axes, instance: Instance, classes: Sequence[str]) -> No
         va="bottom" if above else "top", clip_on=True,
         bbox=dict(facecolor=colour, edgecolor="none", pad=0.8, alpha=0.9),
     )  # fmt: skip
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write ``figure`` atomically; the suffix of ``path`` chooses the format.
-
-    Without dates and random ids, so that the same records give the same file.
-    """
-    kind = Path(path).suffix.removeprefix(".")
-    metadata = {"Date": None} if kind == "svg" else None
-    with replacing(path) as partial, matplotlib.rc_context({"svg.hashsalt": "convnext_dense"}):
-        figure.savefig(partial, facecolor="white", format=kind, metadata=metadata)

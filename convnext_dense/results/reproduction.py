@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple
 from convnext_dense.errors import ArgumentError
 from convnext_dense.results import paper
 from convnext_dense.results.records import TOLERANCE, Difference, compare, published_metrics
-from convnext_dense.results.tables import markdown
-from convnext_dense.support.text_tables import aligned
+from convnext_dense.support.text_tables import aligned, markdown
 
 REPRODUCED = 0.1
 """Percent points within which a released checkpoint counts as reproducing its published figure.
@@ -85,8 +84,12 @@ class Verdict(NamedTuple):
 
 def released_rows() -> list[str]:
     """Rows of the COCO and ADE20K tables whose trained models were released, in the paper's order."""
+    return [row.name for row in _released()]
+
+
+def _released() -> list[paper.CocoRow | paper.Ade20kRow]:
     return [
-        row.name
+        row
         for row in paper.ROWS.values()
         if isinstance(row, paper.CocoRow | paper.Ade20kRow) and row.name in paper.WEIGHTS
     ]
@@ -101,9 +104,9 @@ def select_rows(patterns: Sequence[str] | None) -> list[str]:
     Raises:
         ValueError: a pattern that no released row matches; similar names are listed.
     """
-    rows = released_rows()
     if patterns is None:
-        return [name for name in rows if paper.ROWS[name].backbone.startswith("ConvNeXt")]
+        return [row.name for row in _released() if row.backbone.startswith("ConvNeXt")]
+    rows = released_rows()
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in rows):
             near = difflib.get_close_matches(pattern, rows, n=3, cutoff=0.4) or rows
@@ -226,8 +229,7 @@ def exit_code(outcomes: Iterable[Outcome], smoke_test: bool = False) -> int:
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as aligned text, and a line with their counts."""
-    table = [("row", "test", "published", "measured", "difference", "verdict")]
-    return f"{aligned([*table, *(_cells(verdict) for verdict in verdicts)])}\n{format_counts(verdicts)}"
+    return f"{aligned(_verdict_rows(verdicts))}\n{format_counts(verdicts)}"
 
 
 def format_counts(verdicts: Sequence[Verdict]) -> str:
@@ -271,13 +273,11 @@ def summary(verdicts: Sequence[Verdict], records: Mapping[tuple[str, bool], Mapp
 
 def page(verdicts: Sequence[Verdict], time: str) -> str:
     """The verdicts as a Markdown page."""
-    head = ("row", "test", "published", "measured", "difference", "verdict")
-    lines = [[cell.replace("|", r"\|") for cell in _cells(verdict)] for verdict in verdicts]
     return (
         "# Released checkpoints against the published figures\n\n"
         f"Written by `tools/benchmark.py reproduce`, {time}. {format_counts(verdicts)}.\n"
         "Figures are box AP / mask AP, or mIoU, in percent.\n\n"
-        f"{markdown(head, lines, numbers=())}"
+        f"{markdown(_verdict_rows(verdicts))}"
     )
 
 
@@ -292,6 +292,12 @@ def how_tested(tta: bool) -> str:
 def checkpoint_name(row: str) -> str:
     """File name of a row's released checkpoint."""
     return Path(paper.WEIGHTS[row]).name
+
+
+def _verdict_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """The head and one row per verdict."""
+    head = ("row", "test", "published", "measured", "difference", "verdict")
+    return [head, *(_cells(verdict) for verdict in verdicts)]
 
 
 def _cells(verdict: Verdict) -> tuple[str, ...]:

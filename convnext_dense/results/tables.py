@@ -3,29 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from convnext_dense.errors import ArgumentError
 from convnext_dense.recipes import list_configs
 from convnext_dense.results import paper
 from convnext_dense.results.records import Difference, compare
+from convnext_dense.support.text_tables import markdown, replace_between
 
 BEGIN = "<!-- models: begin (written by make tables) -->"
 END = "<!-- models: end -->"
 NOT_YET = "not yet measured"
 SHOWN = ("box AP", "mask AP", "mIoU")
 """The figures that are shown for a record."""
-
-
-def replace_section(text: str, section: str) -> str:
-    """Replace the text between the two comments of ``text``.
-
-    Raises:
-        ValueError: the comments are missing.
-    """
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise ArgumentError(f"no place for the model tables: the text needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{section}{END}{after}"
 
 
 def readme_section(records: Sequence[Mapping]) -> str:
@@ -111,7 +98,7 @@ def coco_table(rows: Iterable[paper.CocoRow], records: Sequence[Mapping], config
         )
         for row in rows
     ]
-    return markdown(head, lines, numbers=(3, 4, 6, 7, 8))
+    return markdown([head, *lines], "lllrrlrrrl")
 
 
 def ade20k_table(rows: Iterable[paper.Ade20kRow], records: Sequence[Mapping], configs: str) -> str:
@@ -134,7 +121,7 @@ def ade20k_table(rows: Iterable[paper.Ade20kRow], records: Sequence[Mapping], co
         )
         for row in rows
     ]
-    return markdown(head, lines, numbers=(2, 3, 4, 7, 8))
+    return markdown([head, *lines], "llrrrllrrl")
 
 
 def imagenet_table(rows: Iterable[paper.ImageNetRow | paper.IsotropicRow]) -> str:
@@ -153,14 +140,14 @@ def imagenet_table(rows: Iterable[paper.ImageNetRow | paper.IsotropicRow]) -> st
         )
         for row in rows
     ]
-    return markdown(head, lines, numbers=(2, 3, 4, 5))
+    return markdown([head, *lines], "llrrrrl")
 
 
 def own_table(records: Sequence[Mapping], configs: str) -> str:
     """Recipes that are not a row of a table, with measurements on the whole val set."""
     names = [name for name in list_configs() if name not in paper.ROWS and not name.startswith("demo/")]
     lines = [(f"`{name}`", measured(name, records, tta=False), files(name, configs)) for name in names]
-    return markdown(("recipe", "here", "files"), lines, numbers=())
+    return markdown([("recipe", "here", "files"), *lines])
 
 
 def partial_table(records: Sequence[Mapping]) -> str:
@@ -179,7 +166,7 @@ def partial_table(records: Sequence[Mapping]) -> str:
             figures,
         )
         lines.append(line)
-    return markdown(("config", "checkpoint", "data", "test", "figures"), lines, numbers=())
+    return markdown([("config", "checkpoint", "data", "test", "figures"), *lines])
 
 
 def measured(name: str, records: Iterable[Mapping], tta: bool) -> str:
@@ -215,13 +202,6 @@ def files(name: str, configs: str) -> str:
     return " ".join(links)
 
 
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], numbers: Iterable[int]) -> str:
-    """A table; columns ``numbers`` are right-aligned."""
-    right = set(numbers)
-    rule = ["---:" if i in right else "---" for i in range(len(head))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))
-
-
 def _number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -237,6 +217,6 @@ def generated(root: Path, records: Sequence[Mapping]) -> dict[Path, str]:
     """
     readme = root / "README.md"
     return {
-        readme: replace_section(readme.read_text(), readme_section(records)),
+        readme: replace_between(readme.read_text(), BEGIN, END, readme_section(records)),
         root / "docs" / "models.md": models_page(records),
     }

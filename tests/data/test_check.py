@@ -19,7 +19,6 @@ from convnext_dense.data.check import (
     parse_classes,
     read_categories,
     select_categories,
-    size_on_disk,
     wrong_values,
 )
 
@@ -116,11 +115,27 @@ def test_an_empty_folder_and_one_with_other_files(tmp_path):
     assert common_suffix(tmp_path) is None
 
 
-def test_the_size_is_the_one_after_the_exif_rotation(tmp_path):
+def turned(folder: Path) -> Path:
+    """An image that is stored at 8x5 and shown at 5x8."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert size_on_disk(save(tmp_path / "turned.jpg", grey(8, 5), exif=exif)) == (5, 8)
-    assert size_on_disk(save(tmp_path / "plain.jpg", grey(8, 5))) == (8, 5)
+    return save(folder / "turned.jpg", grey(8, 5), exif=exif)
+
+
+def test_an_image_that_exif_turns_fits_maps_and_annotations_of_both_sizes(tmp_path):
+    """Training reads it as it is stored where only that fits."""
+    check, image = PairCheck(3), turned(tmp_path)
+    for width, height in ((8, 5), (5, 8), (8, 8)):
+        check.add(image, save(tmp_path / f"{width}{height}.png", grey(width, height)))
+    (problem,) = check.problems()
+    assert (problem.first, problem.detail) == (str(tmp_path / "88.png"), "8x8, its image 5x8")
+    entries = [
+        {"id": i, "file_name": "turned.jpg", "width": width, "height": height}
+        for i, (width, height) in enumerate([(8, 5), (5, 8), (8, 8)])
+    ]
+    path = coco(tmp_path, images=entries, annotations=[])
+    (problem,) = check_coco(path, tmp_path)
+    assert (problem.count, problem.detail) == (1, "5x8, the annotation file says 8x8")
 
 
 def test_pairs_are_judged_and_counted(tmp_path):

@@ -246,7 +246,7 @@ def test_missing_sizes_come_from_the_file():
         {"id": 3, "file_name": "gone.jpg", "width": None, "height": 30},
     ]
     sizes = {"a.jpg": (40, 30), "b.jpg": (8, 9)}
-    repaired, found = found_in(table(good(), good(id=2, image_id=2), images=images), size_of=sizes.get)
+    repaired, found = found_in(table(good(), good(id=2, image_id=2), images=images), wh_of=sizes.get)
     assert found == {"image size": 2, "image unsized": 1, "border": 1}
     assert [(i["width"], i["height"]) for i in repaired["images"]] == [(40, 30), (8, 9)]
 

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from convnext_dense.data.image_io import PictureError, map_size, read_label_map, read_picture, stored_size
+from convnext_dense.data.image_io import (
+    ChannelsError,
+    PictureError,
+    label_numbers,
+    load_label_map,
+    load_rgb,
+    read_header,
+    read_label_map,
+    read_picture,
+    size_on_disk,
+)
+from convnext_dense.errors import DatasetNotFoundError
 
 RNG = np.random.default_rng(0)
 PIXELS = cv2.resize(RNG.integers(0, 256, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
@@ -79,7 +90,7 @@ def test_exif_turns_a_picture_upright(orientation):
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     assert np.array_equal(read_picture(content), np.asarray(upright)[..., ::-1])
     assert np.array_equal(read_picture(content, upright.size), np.asarray(upright)[..., ::-1])
-    assert stored_size(content) == (64, 48)
+    assert read_header(content).stored == (64, 48)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -87,6 +98,122 @@ def test_annotations_of_the_stored_picture_leave_it_as_stored(orientation):
     content = encoded(PICTURE, "JPEG", orientation, quality=95)
     stored = np.asarray(Image.open(io.BytesIO(content)))[..., ::-1]
     assert np.array_equal(read_picture(content, (64, 48)), stored)
+
+
+# ---- which rotations count
+
+ORIENTED = {
+    "JPEG": dict(quality=95),
+    "MPO": dict(save_all=True, append_images=[PICTURE], quality=95),
+    "PNG": {},
+    "WEBP": dict(lossless=True),
+    "TIFF": {},
+    "AVIF": {},  # OpenCV does not apply its rotation
+}
+OPENCV_5 = int(cv2.__version__.partition(".")[0]) >= 5
+
+
+def oriented(form: str, orientation: int) -> bytes:
+    try:
+        return encoded(PICTURE, form, orientation, **ORIENTED[form])
+    except (KeyError, OSError):
+        pytest.skip(f"this PIL cannot write {form}")
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 5, 6, 8])
+@pytest.mark.parametrize("form", ORIENTED)
+def test_a_rotation_counts_where_opencv_applies_it(form, orientation):
+    content = oriented(form, orientation)
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if expected is None:
+        pytest.skip(f"this OpenCV cannot read {form}")
+    if form == "WEBP" and not OPENCV_5:  # 4.10 ignores it
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))[..., ::-1]
+    read = read_picture(content)
+    assert np.array_equal(read, expected)
+    assert read_header(content).upright == read.shape[1::-1]
+    turned = orientation >= 5 and form != "AVIF"
+    assert read_header(content).upright == ((48, 64) if turned else (64, 48))
+
+
+def test_the_file_is_read_as_its_content(tmp_path):
+    """``cv2.imread`` of OpenCV 5.0 returns ``None`` for a rotated TIFF, which ``imdecode`` reads."""
+    for form in ("JPEG", "TIFF"):
+        path = tmp_path / f"a.{form}"
+        path.write_bytes(oriented(form, 6))
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        assert np.array_equal(load_rgb(path), upright)
+        assert size_on_disk(path) == (48, 64)
+
+
+def moved_behind_the_pixels(png: bytes) -> bytes:
+    """A PNG whose chunk eXIf follows the pixels, as the format allows."""
+    start = png.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    rest = png[:start] + png[end:]
+    last = rest.index(b"IEND") - 4
+    return rest[:last] + png[start:end] + rest[last:]
+
+
+def test_the_rotation_of_a_png_may_follow_its_pixels():
+    content = moved_behind_the_pixels(oriented("PNG", 6))
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert expected.shape == (64, 48, 3) and np.array_equal(read_picture(content), expected)
+    assert read_header(content).upright == (48, 64)
+    labels = moved_behind_the_pixels(encoded(Image.fromarray(LABELS), "PNG", 6))
+    assert np.array_equal(read_label_map(labels), np.rot90(LABELS, -1))
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(xmp=XMP),  # OpenCV does not look there, PIL's getexif does
+        dict(exif=b"Exif\0\0broken"),
+        dict(exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"),  # number 99
+    ],
+)
+def test_what_says_nothing_about_the_rotation(options):
+    content = encoded(PICTURE, "JPEG", **options)
+    assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).shape == (48, 64, 3)
+    assert read_picture(content).shape == (48, 64, 3)
+    assert read_header(content) == ((64, 48), 1)
+
+
+# ---- files
+
+
+def test_names_in_any_language(tmp_path):
+    picture, labels = tmp_path / "Straße 図 é.png", tmp_path / "метки.png"
+    picture.write_bytes(KINDS["png"])
+    Image.fromarray(np.full((4, 5), 300, np.uint16)).save(labels)
+    assert np.array_equal(load_rgb(str(picture)), PIXELS)
+    assert load_rgb(picture).flags.c_contiguous
+    assert size_on_disk(picture) == (64, 48)
+    assert np.array_equal(load_label_map(labels), np.full((4, 5), 300)), "any number, as stored"
+
+
+@pytest.mark.parametrize("load", [load_rgb, load_label_map])
+def test_an_error_of_a_file_names_it(load, tmp_path):
+    path = tmp_path / "größe.png"
+    with pytest.raises(DatasetNotFoundError, match=r"no file at .*größe\.png"):
+        load(path)
+    assert size_on_disk(path) is None
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(PictureError, match=r"größe\.png: not an image file: it starts with b'<html>40'"):
+        load(path)
+    assert size_on_disk(path) is None
+    with pytest.raises(PictureError, match=str(tmp_path)):
+        load(tmp_path)  # a folder
+    path.write_bytes(KINDS["png"])
+    with pytest.raises(PictureError, match=r"größe\.png: it"):
+        load_rgb(path, (9, 9)) if load is load_rgb else load(path)
 
 
 def test_another_size_than_annotated():
@@ -178,7 +305,7 @@ def test_label_maps_keep_their_numbers(content):
     read = read_label_map(content)
     assert read.dtype == np.uint8
     assert np.array_equal(read, LABELS)
-    assert map_size(content) == (64, 48)
+    assert read_header(content).upright == (64, 48)
 
 
 def test_a_map_of_two_classes():
@@ -192,7 +319,8 @@ def test_a_map_is_turned_with_its_picture(orientation):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(labels))))
     assert np.array_equal(read_label_map(labels), expected)
     assert not np.array_equal(expected, LABELS)
-    assert read_label_map(labels).shape == read_picture(picture).shape[:2] == map_size(labels)[::-1]
+    assert read_label_map(labels).shape == read_picture(picture).shape[:2]
+    assert read_label_map(labels).shape == read_header(labels).upright[::-1]
 
 
 @pytest.mark.parametrize(
@@ -219,3 +347,9 @@ def test_the_limit_holds_where_pil_has_none(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(PictureError, match="60000x40000 pixels are more than the 178956970"):
         read_picture(bomb(60_000, 40_000))
+
+
+def test_the_number_of_channels_is_known():
+    with pytest.raises(ChannelsError) as error:
+        label_numbers(encoded(with_alpha().convert("LA"), "PNG"))
+    assert error.value.channels == 2

@@ -1,10 +1,12 @@
 """Pictures from records: what is drawn, and what is refused."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pycocotools")
@@ -14,14 +16,14 @@ import evaluations
 from convnext_dense.commands import plot
 from convnext_dense.evaluation import detection_errors
 from convnext_dense.evaluation.coco_ap import Precision
-from convnext_dense.reports import charts, curves, gallery, sheets
+from convnext_dense.reports import charts, curves, gallery, sheets, style
 from convnext_dense.results import paper
 
 CLASSES = ("disc", "box")
 
 
 def colour_of(index: int) -> np.ndarray:
-    text = sheets.COLOURS[index]
+    text = style.COLOURS[index]
     return np.array([int(text[i : i + 2], 16) for i in (1, 3, 5)])
 
 
@@ -53,45 +55,6 @@ def instance() -> sheets.Instance:
     mask = np.zeros((40, 60), bool)
     mask[10:20, 5:25] = True
     return sheets.Instance(1, mask, (5, 10, 20, 10))
-
-
-def test_scalars_are_those_of_the_newest_run(tmp_path):
-    for stamp, loss in (("20240101_000000", 1.0), ("20240102_000000", 2.0)):
-        folder = tmp_path / stamp / "vis_data"
-        folder.mkdir(parents=True)
-        (folder / "scalars.json").write_text(json.dumps({"loss": loss, "step": 1}) + "\n")
-    assert sheets.read_scalars(tmp_path) == [{"loss": 2.0, "step": 1}]
-
-
-def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing was trained"):
-        sheets.read_scalars(tmp_path)
-
-
-def test_loss_curves_leave_out_what_is_no_loss():
-    records = [
-        {"step": 20, "loss_cls": 1.0, "acc": 90.0, "decode.loss_ce": 3.0, "loss": 4.0, "lr": 0.1},
-        {"step": 40, "loss_cls": 0.5, "loss": 2.0},
-        {"step": 40, "coco/bbox_mAP": 0.5},
-    ]
-    curves = sheets.loss_curves(records)
-    assert next(iter(curves)) == "loss"
-    assert curves == {"loss": ([20, 40], [4.0, 2.0]), "loss_cls": ([20, 40], [1.0, 0.5]),
-                      "decode.loss_ce": ([20], [3.0])}  # fmt: skip
-
-
-def test_curves_of_two_runs_are_drawn(tmp_path):
-    records = [{"step": step, "loss": 10 / step, "loss_cls": 5 / step} for step in (1, 2, 3)]
-    sheets.plot_training(tmp_path / "new" / "curves.png", {"a": records, "b": records})
-    picture = drawn(tmp_path / "new" / "curves.png")
-    assert picture.shape[1] > 2 * picture.shape[0]
-    assert has_colour(picture, colour_of(0))
-
-
-@pytest.mark.parametrize(("runs", "message"), [({}, "no runs"), ({"a": [{"step": 1}]}, "a: no loss")])
-def test_curves_without_losses_are_refused(tmp_path, runs, message):
-    with pytest.raises(ValueError, match=message):
-        sheets.plot_training(tmp_path / "curves.png", runs)
 
 
 def test_a_detection_shows_in_its_class_colour(tmp_path, image, instance):
@@ -175,6 +138,65 @@ def test_a_log_has_losses_rates_of_the_groups_and_metrics_in_percent(tmp_path):
     assert curves.read_log(folder / "scalars.json") == log
     with pytest.raises(FileNotFoundError, match="nothing was trained"):
         curves.read_log(tmp_path / "absent")
+
+
+def test_the_newest_of_two_runs_counts(tmp_path):
+    for stamp, value in (("20240101_000000", 1.0), ("20240102_000000", 2.0)):
+        folder = tmp_path / stamp / "vis_data"
+        folder.mkdir(parents=True)
+        (folder / "scalars.json").write_text(json.dumps(loss(1, value)) + "\n")
+    assert curves.read_log(tmp_path).losses == {"loss": ([1], [2.0])}
+
+
+def test_a_log_without_losses_is_named(tmp_path):
+    (tmp_path / "scalars.json").write_text('{"mIoU": 1.0, "step": 1}\n')
+    with pytest.raises(ValueError, match=r"scalars\.json: no loss"):
+        curves.read_log(tmp_path / "scalars.json")
+
+
+def test_loss_curves_leave_out_what_is_no_loss():
+    records = [
+        {"step": 20, "loss_cls": 1.0, "acc": 90.0, "decode.loss_ce": 3.0, "loss": 4.0, "lr": 0.1},
+        {"step": 40, "loss_cls": 0.5, "loss": 2.0},
+        {"step": 40, "coco/bbox_mAP": 0.5},
+    ]
+    found = curves.loss_curves(records)
+    assert next(iter(found)) == "loss"
+    assert found == {"loss": ([20, 40], [4.0, 2.0]), "loss_cls": ([20, 40], [1.0, 0.5]),
+                      "decode.loss_ce": ([20], [3.0])}  # fmt: skip
+
+
+def test_terms_of_two_runs_are_drawn_as_those_of_one(tmp_path):
+    """The demo's sheet and the command of one run draw a loss by one function."""
+    terms = {f"loss_{i}": ([1, 2, 3], [5.0, 3.0, 2.0]) for i in range(8)}
+    losses = {"loss": ([1, 2, 3], [9.0, 5.0, 3.0]), "decode.loss": ([1], [1.0]), **terms}
+    log = curves.Log(losses, {"all": ([1, 2], [1.0, 0.5])}, {})
+    alone = curves.draw_curves({"a": log}).axes[0]
+    figure = curves.draw_losses({"a": log, "b": log})
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    for axes in (alone, *figure.axes):
+        lines = axes.get_lines()
+        assert [line.get_label() for line in lines] == ["total", "loss", *terms]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
+        assert axes.get_yscale() == "log"
+    style.save_figure(figure, tmp_path / "new" / "curves.png")
+    picture = drawn(tmp_path / "new" / "curves.png")
+    assert picture.shape[1] > 2 * picture.shape[0]
+    assert has_colour(picture, colour_of(0))
+    with pytest.raises(ValueError, match="no runs"):
+        curves.draw_losses({})
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_figure_becomes_the_same_file_each_time(tmp_path, kind, monkeypatch):
+    log = curves.Log({"loss": ([1, 2], [2.0, 1.0])}, {"all": ([1, 2], [1.0, 0.5])}, {})
+    for name in ("a", "b"):
+        style.save_figure(curves.draw_curves({"run": log}), tmp_path / f"{name}.{kind}", dpi=50)
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    with pytest.raises(ValueError, match="nonsense"):
+        style.save_figure(curves.draw_curves({"run": log}), tmp_path / "c.nonsense")
+    style.save_figure(curves.draw_curves({"run": log}), tmp_path / "c")
+    assert {path.name for path in tmp_path.iterdir()} == {f"a.{kind}", f"b.{kind}", "c.png"}
 
 
 def test_curves_of_several_runs_have_one_line_per_run():
@@ -290,6 +312,45 @@ def test_a_moved_data_set_is_named(tmp_path):
     scene = {**evaluation.scenes[0], "truth": "/absent.png"}
     with pytest.raises(FileNotFoundError, match=r"/absent\.png: was the data set moved"):
         gallery.label_picture(evaluation, scene)
+
+
+def store_turned(path: Path) -> None:
+    """Replace an image by one that is stored at its size and shown turned: grey, its upper half white."""
+    height, width = cv2.imread(str(path)).shape[:2]
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    pixels[: height // 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned to the right
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+def test_pictures_have_the_orientation_of_their_annotations(tmp_path):
+    """Training reads an image as it is stored if only that fits; turned, boxes would be elsewhere."""
+    evaluation = evaluations.detection(tmp_path / "d")
+    scenes = detection_errors.read_scenes(evaluation.annotations, evaluation.detections(), evaluation.classes)
+    store_turned(Path(evaluation.images) / scenes.files[0])
+    picture = gallery.scene_picture(evaluation, scenes, 0)
+    assert picture.shape == (60, 80, 3)
+    assert (picture[:30] == 255).all() and (picture[30:] == 128).all()
+    upright = gallery.scene_picture(evaluation, scenes._replace(wh={0: None}), 0)
+    assert upright.shape == (80, 60, 3)
+    evaluation = evaluations.segmentation(tmp_path / "s")
+    scene = evaluation.scenes[0]
+    store_turned(Path(scene["image"]))
+    wrong = gallery.label_picture(evaluation, scene)[:, 132:]  # the image in grey where nothing is wrong
+    assert wrong.shape[:2] == (40, 60)
+    assert (wrong[:20, :29] == 255).all() and (wrong[20:, :29] == 128).all()
+
+
+def test_truth_is_read_as_the_test_reads_it(tmp_path):
+    """OpenCV would turn the numbers of a palette into colours."""
+    evaluation = evaluations.segmentation(tmp_path / "e")
+    scene = evaluation.scenes[0]
+    expected = gallery.read_truth(evaluation, scene)
+    coloured = Image.fromarray(expected.astype(np.uint8), mode="P")
+    coloured.putpalette([i * 7 % 256 for i in range(768)])
+    coloured.save(scene["truth"])
+    np.testing.assert_array_equal(gallery.read_truth(evaluation, scene), expected)
 
 
 def test_mistakes_are_drawn_where_they_are(tmp_path):

@@ -11,7 +11,7 @@ from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
-from convnext_dense.mm.bench.speed import build_model, detect
+from convnext_dense.mm.bench.models import build_model, detect
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import check_data, datasets_of, set_data_root
 
@@ -22,8 +22,8 @@ def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> d
     Args:
         row: recipe of a two-stage detector.
         data_root: dataset folder instead of the config's.
-        evaluation: fused predictions with the fixed load of :func:`convnext_dense.mm.bench.speed.detect`, not
-            training steps.
+        evaluation: fused predictions with the fixed load of :func:`convnext_dense.mm.bench.models.detect`,
+            not training steps.
         images: at least 1.
 
     Raises:

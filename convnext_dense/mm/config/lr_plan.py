@@ -227,21 +227,21 @@ def _range(numbers: set[int]) -> str:
 
 def draw(plan: Plan, path: str | Path, title: str = "") -> None:
     """Write the curve of the learning rate of every distinct group to an image file."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # optional, as all that reports need
+
+    from convnext_dense.reports.curves import draw_rates
+    from convnext_dense.reports.style import save_figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="iteration", ylabel="learning rate", yscale="log", title=title)
     step = max(1, len(plan.rates) // 20_000)  # a picture shows no more
     # Groups that differ in weight decay alone lie on each other: one curve per layer.
-    curves = {group.layer: i for i, group in enumerate(plan.groups)}
-    for number, (layer, i) in enumerate(sorted(curves.items(), key=lambda item: item[0] or 0)):
-        shade = (
-            0.27 + 0.7 * number / max(len(curves) - 1, 1),
-            0.35,
-            0.75 - 0.6 * number / max(len(curves), 1),
-        )
+    by_layer = {group.layer: i for i, group in enumerate(plan.groups)}
+    steps, curves = np.arange(len(plan.rates))[::step], {}
+    for layer, i in sorted(by_layer.items(), key=lambda item: item[0] or 0):
         label = plan.groups[i].name if layer is None else f"layer {layer}: {plan.groups[i].contents}"
         positive = np.where(plan.rates[::step, i] > 0, plan.rates[::step, i], np.nan)
-        axes.plot(np.arange(len(plan.rates))[::step], positive, color=shade, linewidth=1.2, label=label)
+        curves[label] = (steps, positive)
+    draw_rates(axes, curves)
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

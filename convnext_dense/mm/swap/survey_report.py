@@ -10,6 +10,7 @@ import mmseg
 import torch
 
 from convnext_dense.mm.swap.survey import Outcome, Verdict, counts
+from convnext_dense.support.text_tables import markdown
 
 # Backbones that are neither 2-D convolutional nor pyramids of windows: plain transformers,
 # a diffusion model; "-" stands for wrapper models without their own backbone.
@@ -60,14 +61,14 @@ def survey_page(surveys: Mapping[str, Sequence[Verdict]], note: str = "") -> str
 
 def _count_table(surveys: Mapping[str, Sequence[Verdict]]) -> str:
     outcomes = get_args(Outcome)
-    rows = [f"| | {' | '.join(outcomes)} | all |", "| --- " * (len(outcomes) + 2) + "|"]
+    rows = [("configs, ops", *outcomes, "all")]
     for label, verdicts in surveys.items():
         for package in ("mmdet", "mmseg"):
             mine = [v for v in verdicts if v.name.startswith(f"{package}::")]
             found = counts(mine)
             cells = [str(found[outcome]) for outcome in outcomes]
-            rows.append(f"| {package}, {label} | {' | '.join(cells)} | {len(mine)} |")
-    return "\n".join(rows)
+            rows.append((f"{package}, {label}", *cells, str(len(mine))))
+    return markdown(rows).rstrip()
 
 
 def _rates(surveys: Mapping[str, Sequence[Verdict]]) -> str:
@@ -85,10 +86,9 @@ def _reason_table(verdicts: Sequence[Verdict], title: str) -> str:
     if not verdicts:
         return f"## {title}\n\nNone."
     found = Counter((v.reason, v.backbone) for v in verdicts)
-    header = "| structures | backbone | reason | for example |"
-    rows = [f"## {title}", "", header, "| ---: | --- | --- | --- |"]
+    rows = [("structures", "backbone", "reason", "for example")]
     for (reason, backbone), count in found.most_common():
         example = next(v.name for v in verdicts if (v.reason, v.backbone) == (reason, backbone))
-        safe = reason.replace("|", "\\|").replace("<", "&lt;")
-        rows.append(f"| {count} | {backbone} | {safe} | `{example.split('::')[1]}` |")
-    return "\n".join(rows)
+        safe = reason.replace("<", "&lt;")  # or Markdown takes the rest for a tag
+        rows.append((str(count), backbone, safe, f"`{example.split('::')[1]}`"))
+    return f"## {title}\n\n{markdown(rows, 'rl')}".rstrip()
