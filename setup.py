@@ -34,13 +34,14 @@ setup(
     package_data={"convnext_dense.configs": ["**/*.py"], "convnext_dense.reports": ["*.jinja"]},
     # Neither mmcv nor mmcv-lite: both install the module ``mmcv``, and pip would
     # put one over the other. The extras say which one is meant.
-    install_requires=["torch>=2.6", "numpy>=1.22", "safetensors>=0.4"],
+    # filelock: before 3.24 it waits for ever where the file system has no locks
+    install_requires=["torch>=2.6", "numpy>=1.22", "safetensors>=0.4", "filelock>=3.24"],
     entry_points={"console_scripts": ["convnext-dense = convnext_dense.cli:main"]},
     extras_require={
         "lite": [*OPENMMLAB, "mmcv-lite>=2.0,<2.2"],
         "full": [*OPENMMLAB, "mmcv>=2.0,<2.2"],
         "hub": ["huggingface_hub", "timm"],  # checkpoints named hf:REPO and timm:NAME
         "eval": ["faster-coco-eval>=1.6"],  # COCO's figures sooner
-        "dev": ["pytest", "ruff", "pre-commit"],
+        "dev": ["pytest", "ruff", "mypy", "codespell", "pre-commit"],
     },
 )

@@ -28,7 +28,7 @@ CROP_RATIO = 0.875  # the crop covers 224 of 256 pixels, as in the released eval
 class Guess(NamedTuple):
     """A class, its name if one is known, and its probability."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     name: str | None
     probability: float
 
@@ -43,9 +43,10 @@ def load_classifier(source: str) -> tuple[Classifier, str]:
     renamed, tensors = in_our_names(state, source)
     if "head.weight" not in tensors:
         raise CheckpointError(f"{source} has no classification head ({renamed.naming.name} naming)")
-    model = fuse(build_model(tensors).eval())
+    model = build_model(tensors)
+    assert isinstance(model, Classifier)  # it has a head
     line = f"{len(tensors)}/{len(model.state_dict())} tensors from {renamed.naming.name} naming"
-    return model, f"{line}, {len(tensors['head.weight'])} classes"
+    return fuse(model), f"{line}, {len(tensors['head.weight'])} classes"
 
 
 def class_names(source: str, file: str | Path | None = None) -> list[str] | None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -103,12 +103,15 @@ def build_model(tensors: Mapping[str, Tensor]) -> Classifier | ConvNeXt | Isotro
     """
     arch = infer_arch(tensors)._asdict()
     scaled = any(name.endswith(".gamma") and ".grn." not in name for name in tensors)
-    kwargs = dict(layer_scale_init_value=1.0 if scaled else 0.0)
+    kwargs: dict[str, Any] = dict(layer_scale_init_value=1.0 if scaled else 0.0)
     if is_isotropic(arch):
         stem = tensors.get("stem.weight")
     else:
         stem = tensors.get("downsample_layers.0.0.weight")
         kwargs["use_grn"] = _is_v2(tensors)
+    if stem is None:
+        raise CheckpointError("the tensors are not a whole ConvNeXt (the stem is missing)")
+    model: Classifier | ConvNeXt | IsotropicConvNeXt
     try:
         kwargs["in_channels"] = stem.shape[1]
         if "head.weight" in tensors:
@@ -117,7 +120,7 @@ def build_model(tensors: Mapping[str, Tensor]) -> Classifier | ConvNeXt | Isotro
             model = IsotropicConvNeXt(arch, **kwargs)
         else:
             model = ConvNeXt(arch, **kwargs)
-    except (AttributeError, IndexError, ValueError) as error:
+    except (IndexError, ValueError) as error:
         raise CheckpointError(f"the tensors are not a whole ConvNeXt ({error})") from None
     own = own_tensors(model)
     missing = [name for name in own if name not in tensors and not OUTPUT_NORM.fullmatch(name)]

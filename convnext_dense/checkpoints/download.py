@@ -4,7 +4,8 @@ Bytes gather in ``NAME.TAG.partial`` beside the target; TAG is a hash of address
 ETag and size, so that a file that changed on the server starts from zero. The
 target appears by atomic rename, after size, kind and checksum were checked, with
 ``NAME.json``, which records where it came from. Processes that want the same file
-wait for each other; a name that another address has taken gets a hash as prefix.
+wait for each other (:mod:`convnext_dense.support.locks`); a name that another address
+has taken gets a hash as prefix.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlparse
@@ -26,11 +27,7 @@ from urllib.parse import urlparse
 from convnext_dense.checkpoints.read import looks_like_markup
 from convnext_dense.errors import CheckpointError, reason
 from convnext_dense.support.files import write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows: processes do not wait, each has a partial file of its own
-    fcntl = None
+from convnext_dense.support.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +57,8 @@ def download(url: str, path: Path, sha256: str | None = None, progress: bool = T
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for wait in (*RETRY_SECONDS, None):
-            try:
-                return _attempt(url, path, sha256, progress)
-            except _INTERRUPTED as error:
-                if wait is None or (isinstance(error, urllib.error.HTTPError) and error.code not in _AGAIN):
-                    raise
-                logger.info("%s: %s; resuming in %s s", shown(url), reason(error), wait)
-                time.sleep(wait)
+        with locked(path) as alone:
+            return _landed(path, url) or _persistent(url, path, sha256, progress, alone)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -127,17 +118,33 @@ def check_sha256(path: Path, sha256: str, name: str) -> None:
         )
 
 
-def _attempt(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
+def _landed(path: Path, url: str) -> Path | None:
+    """The file of ``url``, if another process was faster."""
+    places = (path, beside(path, url))
+    return next((place for place in places if place.is_file() and recorded(place) == identity(url)), None)
+
+
+def _persistent(url: str, path: Path, sha256: str | None, progress: bool, alone: bool) -> Path:
+    """Several attempts, with waits between them; the last error is raised."""
+    waits = iter(RETRY_SECONDS)
+    while True:
+        try:
+            return _attempt(url, path, sha256, progress, alone)
+        except _INTERRUPTED as error:
+            wait = next(waits, None)
+            if wait is None or (isinstance(error, urllib.error.HTTPError) and error.code not in _AGAIN):
+                raise
+            logger.info("%s: %s; resuming in %s s", shown(url), reason(error), wait)
+            time.sleep(wait)
+
+
+def _attempt(url: str, path: Path, sha256: str | None, progress: bool, alone: bool) -> Path:
     """One connection, or two where a partial file exists to resume."""
     with contextlib.ExitStack() as stack:
         response = stack.enter_context(_open(url))
         remote = _check_answer(url, response)
-        tag = identity(url)[:8] + identity(f"{remote.version} {remote.size}")[:8]
-        partial, file = stack.enter_context(_locked_partial(path, tag))
-        for landed in (path, beside(path, url)):
-            if landed.is_file() and recorded(landed) == identity(url):
-                partial.unlink(missing_ok=True)  # another process was faster
-                return landed
+        partial = _partial(path, url, remote, alone)
+        file = stack.enter_context(_appended(partial))
         done = file.seek(0, os.SEEK_END)
         if done and done != remote.size:
             response.close()
@@ -148,27 +155,42 @@ def _attempt(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
             _copy(response, file, done, remote.size, _progress(path.name, done, remote.size, progress), url)
         file.flush()
         os.fsync(file.fileno())
-        if sha256:
-            try:
-                check_sha256(partial, sha256, shown(url))
-            except CheckpointError:
-                partial.unlink()  # resuming it could never succeed
-                raise
-        return _land(partial, file, path, url)
+    if sha256:
+        try:
+            check_sha256(partial, sha256, shown(url))
+        except CheckpointError:
+            partial.unlink()  # resuming it could never succeed
+            raise
+    return _land(partial, path, url, alone)
 
 
-def _land(partial: Path, file: BinaryIO, path: Path, url: str) -> Path:
+def _partial(path: Path, url: str, remote: Remote, alone: bool) -> Path:
+    """The partial file of this version; without a lock, one that no other process writes."""
+    tag = identity(url)[:8] + identity(f"{remote.version} {remote.size}")[:8]
+    own = "" if alone else f".{os.getpid()}"
+    return path.with_name(f"{path.name}.{tag}{own}.partial")
+
+
+@contextlib.contextmanager
+def _appended(partial: Path) -> Iterator[BinaryIO]:
+    """The partial file, open at its end; it is removed if nothing arrives."""
+    try:
+        with open(partial, "a+b") as file:
+            yield file
+    finally:
+        if partial.is_file() and not partial.stat().st_size:
+            partial.unlink(missing_ok=True)
+
+
+def _land(partial: Path, path: Path, url: str, alone: bool) -> Path:
     """Rename the complete file, write its record, and remove partial files of earlier versions."""
-    size = file.tell()
-    if fcntl is None:
-        file.close()  # Windows renames no open file
-    with _locked_folder(path.parent):
-        if path.is_file() and recorded(path) != identity(url):
-            path = beside(path, url)
-        record(path, url, size)
-        os.replace(partial, path)
-    for stale in path.parent.glob(f"{glob.escape(_stem(partial.name))}*.partial"):
-        stale.unlink(missing_ok=True)
+    if path.is_file() and recorded(path) != identity(url):
+        path = beside(path, url)
+    record(path, url, partial.stat().st_size)
+    os.replace(partial, path)
+    if alone:  # without a lock, another process may be writing one of them
+        for stale in path.parent.glob(f"{glob.escape(_stem(partial.name))}*.partial"):
+            stale.unlink(missing_ok=True)
     return path
 
 
@@ -177,25 +199,14 @@ def _stem(partial: str) -> str:
     return re.sub(r"[0-9a-f]{8}(\.\d+)?\.partial$", "", partial)
 
 
-@contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # file systems without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _open(
-    url: str, method: str = "GET", timeout: float = TIMEOUT_SECONDS, **headers: str
+    url: str,
+    method: str = "GET",
+    timeout: float = TIMEOUT_SECONDS,
+    headers: Mapping[str, str] | None = None,
 ) -> http.client.HTTPResponse:
-    headers = {"User-Agent": "convnext_dense", "Accept-Encoding": "identity", **headers}
-    request = urllib.request.Request(url, headers=headers, method=method)
+    all_headers = {"User-Agent": "convnext_dense", "Accept-Encoding": "identity", **(headers or {})}
+    request = urllib.request.Request(url, headers=all_headers, method=method)
     return urllib.request.urlopen(request, timeout=timeout)
 
 
@@ -222,9 +233,9 @@ def _resumed(url: str, remote: Remote, done: int) -> Iterator[tuple[http.client.
     if remote.version and not remote.version.startswith("W/"):
         headers["If-Range"] = remote.version
     can = remote.ranges and remote.size is not None and done < remote.size
-    with _open(url, **headers) if can else _open(url) as response:
+    with _open(url, headers=headers if can else None) as response:
         if response.status == 206:
-            expected = f"bytes {done}-{remote.size - 1}/{remote.size}"
+            expected = f"bytes {done}-{remote.size - 1}/{remote.size}" if remote.size else "the whole file"
             if (
                 response.headers.get("Content-Range") != expected
                 or _remote(response).version != remote.version
@@ -259,29 +270,6 @@ def _copy(
         file.flush()
     if done == 0 or (size is not None and done != size):
         raise ConnectionError(f"incomplete: {done} of {size or 'unknown'} bytes")
-
-
-@contextlib.contextmanager
-def _locked_partial(path: Path, tag: str) -> Iterator[tuple[Path, BinaryIO]]:
-    """The partial file, open at its end and locked while the context lasts."""
-    own = "" if fcntl else f".{os.getpid()}"
-    partial = path.with_name(f"{path.name}.{tag}{own}.partial")
-    while True:
-        with open(partial, "a+b") as file:
-            if fcntl:
-                with contextlib.suppress(OSError):  # file systems without locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                ours = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
-            except FileNotFoundError:  # finished or removed while we waited for the lock
-                ours = False
-            if ours:
-                try:
-                    yield partial, file
-                finally:
-                    if partial.is_file() and not partial.stat().st_size:
-                        partial.unlink(missing_ok=True)
-                return
 
 
 def recorded(path: Path) -> str | None:

@@ -6,6 +6,7 @@ same names; those of the Hugging Face hub stay in its cache.
 
 import re
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urljoin, urlparse
 
 import torch
@@ -134,7 +135,7 @@ def _fetch_hub(repo: str, names: tuple[str, ...] = FOLDER_FILES) -> Path:
     raise CheckpointError(f"cannot fetch hf:{repo}: it has none of {', '.join(names)}")
 
 
-def _absent(error: Exception, errors: object) -> bool:
+def _absent(error: Exception, errors: ModuleType) -> bool:
     """Whether the hub reported that a file does not exist; offline it cannot know."""
     return isinstance(error, errors.EntryNotFoundError) and not isinstance(
         error, errors.LocalEntryNotFoundError

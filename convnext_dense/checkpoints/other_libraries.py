@@ -178,7 +178,8 @@ def stage_maps(model: nn.Module, image: Tensor) -> tuple[list[Tensor], Tensor | 
 
 
 def _stages(model: nn.Module) -> list[nn.Module]:
-    if hasattr(model, "features"):  # torchvision: stem, stage, downsampling, stage, ...
-        return [model.features[i] for i in (1, 3, 5, 7)]
+    features = getattr(model, "features", None)
+    if isinstance(features, nn.Sequential):  # torchvision: stem, stage, downsampling, stage, ...
+        return [features[i] for i in (1, 3, 5, 7)]
     modules = dict(model.named_modules())
     return list(next(modules[path] for path in _STAGES if path in modules))

@@ -231,12 +231,13 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         with _one_line(file):
             content = _content(file)
         wanted = {key for key, name in weight_map.items() if name == shard}
-        held = set(content) if isinstance(content, Mapping) else set()
+        tensors = content if isinstance(content, Mapping) else {}
+        held = set(tensors)
         if wanted != held:
             key = sorted(map(str, wanted ^ held))[0]
             where = "has" if key in held else "lacks"
             raise CheckpointError(f"does not match: shard {shard} {where} {key}")
-        state.update(content)
+        state.update(tensors)
     return state
 
 

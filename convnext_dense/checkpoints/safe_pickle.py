@@ -12,6 +12,7 @@ import pickletools
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -60,7 +61,7 @@ _IGNORED = (
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
 )
 # Objects that may be stored with weights, and what is read in their place.
-_STAND_INS = [
+_STAND_INS: list[tuple[Callable, str]] = [
     *((_plain_dict, name) for name in ("builtins.dict", "collections.defaultdict")),
     *((_plain_list, name) for name in ("builtins.list", "collections.deque")),
     *((Inert, name) for name in _IGNORED),
@@ -154,7 +155,7 @@ def check_loaded(content: object, sums: set[tuple[int, int]]) -> None:
                 continue
             seen.add(value.data_ptr())
             stored = torch.empty(0, dtype=torch.uint8).set_(value).numpy()
-            if (stored.nbytes, zlib.crc32(stored)) not in sums:
+            if (stored.nbytes, zlib.crc32(stored.data)) not in sums:
                 raise CheckpointError("is damaged: torch reads a tensor that differs from the saved one")
         elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
             seen.add(id(value))  # a pickle may contain itself
@@ -180,11 +181,11 @@ def check_names(file: BinaryIO) -> None:
         CheckpointError: it names a class or function outside the lists, or is damaged.
     """
     strings: list[str] = []
-    protocol = 2
+    protocol: int | None = 2
     try:
         for opcode, value, _ in pickletools.genops(file):
             if opcode.name in ("GLOBAL", "INST"):
-                _check_name(*value.split(" ", 1))
+                _check_name(*str(value).split(" ", 1))
             elif opcode.name == "STACK_GLOBAL":
                 _check_name(*strings[-2:])
             elif opcode.name.startswith("EXT"):
@@ -250,5 +251,5 @@ def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
 
 def _load(path: Path) -> object:
     # by file object: by name, torch would read a zip called *.safetensors as safetensors
-    with torch.serialization.safe_globals(_STAND_INS), open(path, "rb") as file:
+    with torch.serialization.safe_globals([*_STAND_INS]), open(path, "rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)

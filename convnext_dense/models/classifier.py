@@ -1,6 +1,7 @@
 """The ImageNet classifier on top of a backbone: a quick check that pretrained weights work."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,7 +23,9 @@ class Classifier(nn.Module):
         ValueError: an argument that the backbone refuses.
     """
 
-    def __init__(self, arch: str | Mapping = "tiny", num_classes: int = 1000, **kwargs) -> None:
+    backbone: ConvNeXt | IsotropicConvNeXt
+
+    def __init__(self, arch: str | Mapping = "tiny", num_classes: int = 1000, **kwargs: Any) -> None:
         super().__init__()
         if is_isotropic(arch):
             self.backbone = IsotropicConvNeXt(arch, **kwargs)

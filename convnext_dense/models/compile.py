@@ -1,82 +1,72 @@
-"""``torch.compile`` of one module in place: few graphs for all image sizes, and eager mode where it fails.
+"""``torch.compile`` of a backbone in place: the pointwise part of each ConvNeXt block.
 
-Detectors have control flow that no compiler follows, so only their backbone is compiled. The
-module does not change: the same object, the same state dict; a copy of it is not compiled.
+Detectors have control flow that no compiler follows, so only their backbone is compiled, and of each block
+the part after the depthwise convolution, for three reasons. Blocks of one width share their code, so that it
+is compiled once per stage. The graph serves all image sizes, also in training: inductor compiles the backward
+pass of a convolution for one size only. And stochastic depth, each rate of which makes another graph, stays
+outside. The backbone does not change: the same object, the same state dict; a copy of it is not compiled.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from convnext_dense.models.convnext import Block
+
 logger = logging.getLogger(__name__)
 
 Backend = str | Callable
-MAX_GRAPHS = 8  # if every image size needs its own graph, compiling never ends
+GRAPHS_PER_WIDTH = 8  # as dynamo allows for one module: one image or several, training or not, the dtypes
 
 
-@dataclass
-class Compilation:
-    """State of a compiled module.
+def compile_in_place(backbone: nn.Module, backend: Backend = "inductor") -> bool:
+    """Let calls of ``backbone`` run compiled code; it is compiled at the first images.
 
-    Attributes:
-        graphs: number compiled so far. One serves all sizes; one image instead of several, training instead
-            of inference and another dtype each need one more.
-        failure: why the module runs uncompiled, or ``None``.
-    """
-
-    graphs: int = 0
-    failure: str | None = None
-
-
-def compile_in_place(
-    module: nn.Module, dynamic: bool | None = True, backend: Backend = "inductor"
-) -> Compilation:
-    """Let calls of ``module`` run compiled code; it is compiled at the first call.
-
-    If that fails, for example without a C++ compiler or at more than :data:`MAX_GRAPHS` graphs, one
-    warning is logged and the module runs uncompiled. Errors of the module itself are raised as before.
+    Whether that works here, for example whether there is a C++ compiler, is tried first with one small
+    block: if not, one warning is logged and nothing changes. Later errors are raised.
 
     Args:
-        module: module to compile; its state dict and copies do not change.
-        dynamic: whether to compile for any image size; ``None`` begins with the size of the first image.
+        backbone: network with ConvNeXt blocks; one without them is compiled as a whole.
         backend: backend of ``torch.compile``.
+
+    Returns:
+        whether it will be compiled.
     """
-    outcome = Compilation()
-    module.compile(backend=_counting(backend, outcome), dynamic=dynamic)
-    compiled = module._compiled_call_impl
-
-    def guarded(*args, **kwargs):
-        try:
-            return compiled(*args, **kwargs)
-        except Exception as error:  # compilers raise anything
-            result = module._call_impl(*args, **kwargs)  # raises here if the call itself was wrong
-            cause = getattr(error, "inner_exception", error)
-            said = str(cause).strip().split("\n")[0]
-            _give_up(module, outcome, f"{type(cause).__name__}: {said}".rstrip(": "))
-            return result
-
-    module._compiled_call_impl = guarded  # nn.Module calls this first; not in copies and pickles
-    return outcome
-
-
-def _counting(backend: Backend, outcome: Compilation) -> Callable:
-    """The backend, with each graph counted and logged."""
-
-    def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence) -> Callable:
-        if outcome.graphs == MAX_GRAPHS:
-            raise RuntimeError(f"more than {MAX_GRAPHS} graphs, because image sizes keep changing")
-        outcome.graphs += 1
-        logger.info("torch.compile: graph %d of the backbone", outcome.graphs)
-        found = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
-        return found(graph, inputs)
-
-    return compile_graph
+    parameter = next(backbone.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    failure = compiler_failure(device, backend)
+    if failure is not None:
+        logger.warning("torch.compile: %s; the backbone runs without it", failure[:200])
+        return False
+    blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+    if not blocks:
+        backbone.compile(backend=backend)
+        return True
+    # dynamo's limit is per function, and this function is shared by the blocks of all widths
+    widths = len({block.norm.normalized_shape for block in blocks})
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, GRAPHS_PER_WIDTH * widths)
+    compiled = _compiled(backend)
+    for block in blocks:
+        block.compiled = compiled
+    return True
 
 
-def _give_up(module: nn.Module, outcome: Compilation, reason: str) -> None:
-    outcome.failure = reason
-    module._compiled_call_impl = None
-    logger.warning("torch.compile: %s; the backbone runs without it", reason[:200])
+def compiler_failure(device: torch.device, backend: Backend = "inductor") -> str | None:
+    """Run the forward and backward pass of one small compiled block; return the error in one line, if any."""
+    with torch.random.fork_rng(devices=[]):  # the first weights of a block are random
+        block = Block(8).to(device)
+    y = torch.ones(2, 4, 4, 8, device=device, requires_grad=True)
+    try:
+        _compiled(backend)(block, y).sum().backward()
+    except Exception as error:  # compilers raise anything
+        cause = getattr(error, "inner_exception", error)
+        said = str(cause).strip().split("\n")[0]
+        return f"{type(cause).__name__}: {said}".rstrip(": ")
+    return None
+
+
+def _compiled(backend: Backend) -> Callable:
+    return torch.compile(Block.pointwise, dynamic=True, backend=backend)

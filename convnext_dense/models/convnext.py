@@ -65,16 +65,21 @@ class Block(fused_block.FusibleBlock):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         y = self.dwconv(x).permute(0, 2, 3, 1)  # NCHW -> NHWC, a view of channels-last memory
-        folded = self.fused(y)
+        folded = self.fused(y) if self.compiled is None else None
         if folded is not None:
             return fused_block.pointwise(folded, y, x, self.norm.eps)
-        if self.memory != "plain" and lean_block.applies(self, y):
+        if self.compiled is not None:
+            y = self.compiled(self, y)
+        elif self.memory != "plain" and lean_block.applies(self, y):
             y = lean_block.pointwise(self, y, self.memory)
         else:
-            y = self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(y)))))  # C -> 4C -> C
-            if self.gamma is not None:
-                y = self.gamma * y
+            y = self.pointwise(y)
         return x + self.drop_path(y.permute(0, 3, 1, 2))  # NHWC -> NCHW
+
+    def pointwise(self, y: Tensor) -> Tensor:
+        """(N, H, W, C) -> (N, H, W, C): the layers after the depthwise convolution, one by one."""
+        y = self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(y)))))  # C -> 4C -> C
+        return y if self.gamma is None else self.gamma * y
 
 
 class ConvNeXt(nn.Module):
@@ -197,7 +202,7 @@ class ConvNeXt(nn.Module):
         recomputed = resolve_with_cp(self.with_cp, len(self.stages))
         maps = []
         for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            x = run_blocks(stage, down(x), i in recomputed)
+            x = run_blocks(stage, down(x), i in recomputed)  # type: ignore[arg-type]  # an nn.Sequential
             maps.append(x)
         return tuple(maps)
 
@@ -297,4 +302,5 @@ def init_weights(module: nn.Module) -> None:
     """Truncated normal of std 0.02 and zero biases, as released."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -18,7 +18,7 @@ Where the paper's text leaves something open, this module does the following:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,8 @@ _CHANGES: dict[str, dict] = {
 
 
 def _accumulate(changes: Mapping[str, dict]) -> dict[str, Step]:
-    steps, so_far = {}, {}
+    steps: dict[str, Step] = {}
+    so_far: dict[str, Any] = {}
     for name, change in changes.items():
         so_far = {**so_far, **change}
         steps[name] = Step(name, **so_far)
@@ -199,7 +200,7 @@ class Roadmap(nn.Module):
         x = x.to(memory_format=torch.channels_last)
         levels = []
         for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            x = run_blocks(stage, down(x), self.with_cp)
+            x = run_blocks(stage, down(x), self.with_cp)  # type: ignore[arg-type]  # an nn.Sequential
             if i in self.out_indices:
                 levels.append(getattr(self, f"norm{i}")(x).contiguous())
         return tuple(levels)
@@ -248,6 +249,16 @@ class ResidualBlock(nn.Module):
         drop_path_rate: probability that a sample skips the branch, in training.
     """
 
+    conv1: nn.Module
+    norm1: nn.Module
+    act1: nn.Module
+    conv2: nn.Module
+    norm2: nn.Module
+    act2: nn.Module
+    conv3: nn.Module
+    norm3: nn.Module
+    act3: nn.Module
+
     def __init__(self, step: Step, c_in: int, width: int, stride: int, drop_path_rate: float) -> None:
         super().__init__()
         convs = block_convs(step, c_in, width, stride)
@@ -259,7 +270,7 @@ class ResidualBlock(nn.Module):
             self.add_module(f"act{i}", _activation(step) if has_activation else nn.Identity())
         self.drop_path = DropPath(drop_path_rate)
         c_out = convs[-1].c_out
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or c_in != c_out:
             has_norm = step.norms == 3
             projection = [_conv(Conv(c_in, c_out, stride=stride), bias=not has_norm)]

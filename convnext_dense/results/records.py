@@ -9,17 +9,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from convnext_dense.errors import DataError
 from convnext_dense.evaluation.folder import Task
 from convnext_dense.results import paper
+from convnext_dense.support.locks import locked
 from convnext_dense.support.text_tables import aligned
-
-try:
-    import fcntl
-except ImportError:  # Windows: one write to a file opened for appending must be enough
-    fcntl = None
 
 TOLERANCE = {"box AP": 0.2, "mask AP": 0.2, "mIoU": 0.3}
 """Percent points within which a figure counts as the paper's; AP50 and AP75 are shown, not judged."""
@@ -56,22 +52,21 @@ class Difference(NamedTuple):
 def append_record(path: str | Path, record: Mapping) -> None:
     """Append one line to ``path`` atomically.
 
-    The line is one write to a locked file opened for appending, so two runs do not mix. Half a line
-    that an earlier loss of power left is ended first, and :func:`read_records` skips it.
+    The line is one write to a file opened for appending, under a lock
+    (:mod:`convnext_dense.support.locks`), so two runs do not mix; without locks the one write must be
+    enough. Half a line that an earlier loss of power left is ended first, and :func:`read_records` skips it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
-    with open(path, "a+b") as file:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+    with locked(path), open(path, "a+b") as file:
         if file.seek(0, os.SEEK_END) and not _ends_with_newline(file):
             line = b"\n" + line
         os.write(file.fileno(), line)
         os.fsync(file.fileno())
 
 
-def _ends_with_newline(file) -> bool:
+def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
 
@@ -178,7 +173,7 @@ ADE20K_VAL = dict(images=2000, classes=150)
 
 def dataset_entry(
     task: Task, folder: str, images: int, classes: int, objects: int | None, names: Sequence[str]
-):
+) -> dict:
     """The data entry of a record; the paper's val sets are recognised by counts and file names.
 
     Args:

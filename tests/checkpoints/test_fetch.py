@@ -22,6 +22,7 @@ from convnext_dense.checkpoints import download
 from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.checkpoints.read import read_state_dict
 from convnext_dense.errors import CheckpointError
+from convnext_dense.support.locks import locked
 
 BODY = bytes(range(256)) * 4000  # 1 MB
 
@@ -115,7 +116,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """Files of a folder without those that are only there to be locked."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def test_a_url_is_downloaded_once_under_its_plain_name(server, cache, capsys):
@@ -249,11 +251,18 @@ def test_a_name_that_was_taken_meanwhile_is_left_alone(server, cache):
 
 
 def test_systems_without_file_locks(server, cache, monkeypatch):
-    monkeypatch.setattr(download, "fcntl", None)
+    @contextlib.contextmanager
+    def no_lock(path):
+        yield False
+
+    monkeypatch.setattr(download, "locked", no_lock)
+    cache.mkdir(parents=True)
+    other = cache / "w.pth.0123456789abcdef.77.partial"  # of a process that is writing
+    other.write_bytes(b"x")
     server.files["/w.pth"] = BODY
     server.faults = ["cut"]
     assert fetch(f"{server.url}/w.pth", progress=False).read_bytes() == BODY
-    assert names(cache) == ["w.pth", "w.pth.json"]
+    assert names(cache) == ["w.pth", other.name, "w.pth.json"]
 
 
 def test_a_file_of_torch_hub_is_used_unless_it_is_another(server, cache):
@@ -320,13 +329,36 @@ def test_processes_that_want_one_file_all_get_it_whole(server, tmp_path):
         from convnext_dense.checkpoints.fetch import fetch
         print(len(fetch("{server.url}/w.pth", progress=False).read_bytes()), flush=True)
     """
-    processes = [python(code, tmp_path) for _ in range(3)]
-    wait_until(lambda: len(server.requests) >= 3)
+    first = python(code, tmp_path)
+    wait_until(lambda: server.requests)
+    others = [python(code, tmp_path) for _ in range(2)]
+    for process in others:
+        assert "w.pth: waiting for another process" in process.stderr.readline()
     server.release.set()
-    for process in processes:
+    for process in (first, *others):
         out, err = process.communicate(timeout=HANGS)
         assert (process.returncode, out) == (0, f"{len(BODY)}\n"), err
+    assert all(command == "GET" for command, _, _ in server.requests)
+    assert sum(wanted is None for _, _, wanted in server.requests) <= 2, "the others downloaded, too"
     assert names(tmp_path / "hub/checkpoints") == ["w.pth", "w.pth.json"]
+
+
+def test_who_waits_for_a_download_can_stop_waiting(server, tmp_path):
+    server.files["/w.pth"] = BODY
+    code = f"""
+        import signal
+        from convnext_dense.checkpoints.fetch import fetch
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        fetch("{server.url}/w.pth")
+    """
+    cache = tmp_path / "hub/checkpoints"
+    cache.mkdir(parents=True)
+    with locked(cache / "w.pth"):
+        process = python(code, tmp_path)
+        assert "waiting" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=HANGS)
+    assert "KeyboardInterrupt" in said and names(cache) == [] and not server.requests
 
 
 def test_ctrl_c_leaves_the_partial_file_and_nothing_else(server, tmp_path):

@@ -145,7 +145,7 @@ def change_keys(data, donor, state, kind, rng):
     else:
         value = state.pop(first)
         if action == "rename":
-            state[first.replace("weight", "wieght").replace("bias", "bais")] = value
+            state[first.replace("weight", "weights").replace("bias", "biases")] = value
     return serialised(state, kind)
 
 

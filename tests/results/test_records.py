@@ -24,7 +24,7 @@ from convnext_dense.results.records import (
     read_latencies,
     read_records,
 )
-from convnext_dense.results.tables import BEGIN, END, generated, models_page, readme_section, replace_section
+from convnext_dense.results.tables import generated, models_page, readme_section
 
 COCO = dict(name="COCO val2017", images=5000, classes=80, objects=36781, full=True)
 PART = dict(
@@ -276,13 +276,6 @@ def test_other_data_stands_apart_by_its_name():
     assert "12.3" not in table and table.count("measured here") == models_page([]).count("measured here")
     assert "box AP 12.3" in other and "25 images" in other
     assert "12.3" not in readme_section([record(data=PART, **{"box AP": 12.3})])
-
-
-def test_only_what_stands_between_the_comments_is_replaced():
-    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert replace_section(text, "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
-    with pytest.raises(ValueError, match="models: begin"):
-        replace_section("no comments", "new\n")
 
 
 def test_the_command_reports_outdated_tables(tmp_path):
