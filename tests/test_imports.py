@@ -23,23 +23,29 @@ ARROWS: dict[str, list[str]] = {
     "checkpoints": ["models", "layers", "support"],
     "results": ["evaluation", "recipes", "support"],
     "bench": ["models", "layers", "checkpoints", "results", "support"],
-    "reports": ["bench", "models", "results", "evaluation", "support"],
+    "reports": ["bench", "models", "results", "evaluation", "data", "support"],
     "": ["checkpoints", "models", "recipes"],  # the public names
     # the adapter: its rooms may import the core and these
     "mm.errors": [],
     "mm.logs": [],
+    "mm.type_names": [],
     "mm.mmcv_ext": [],
     "mm.models": [],
     "mm.datasets": [],
     "mm.config": ["mm.models", "mm.datasets", "mm"],  # reading a config registers the types that it names
     "mm.evaluation": ["mm.config", "mm.datasets"],
     "mm.engine": ["mm.config", "mm.datasets", "mm.models"],
+    "mm.engine.hooks": ["mm.engine", "mm.datasets"],  # which name a hook, as a config does, and import none
     "mm.preflight": ["mm.engine", "mm.config", "mm.datasets", "mm.models"],
     "mm.swap": ["mm.config", "mm.models", "mm"],
     # training asks for the preflight (`--preflight`), which needs nothing of training's command
-    "mm.apis": ["mm.preflight", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets", "mm.models"],
+    "mm.apis": [
+        *("mm.preflight", "mm.evaluation", "mm.engine.hooks", "mm.engine", "mm.config", "mm.datasets"),
+        "mm.models",
+    ],
     "mm.bench": ["mm.apis", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets", "mm.models"],
-    "mm": ["mm.engine", "mm.datasets", "mm.models", "mm.swap"],  # registers, and has public names
+    # registers, and has public names
+    "mm": ["mm.engine.hooks", "mm.engine", "mm.datasets", "mm.models", "mm.swap"],
     # command lines, above all else: they import core and adapter, and `cli` imports them when asked
     "commands": ["mm.apis", "mm.bench", "mm.swap", "mm.config", "mm.engine", "mm.models"],
     "cli": ["", "commands", "support"],
@@ -47,7 +53,7 @@ ARROWS: dict[str, list[str]] = {
 }
 COMMANDS = ("cli", "commands", "__main__")  # above core and adapter
 CORE_ROOMS = [room for room in ARROWS if not room.startswith("mm") and room not in COMMANDS]
-ANYWHERE = {"": ["errors"], "mm": [*CORE_ROOMS, "mm.errors", "mm.logs", "mm.mmcv_ext"]}
+ANYWHERE = {"": ["errors"], "mm": [*CORE_ROOMS, "mm.errors", "mm.logs", "mm.mmcv_ext", "mm.type_names"]}
 # returns an mmengine Config by contract; imports mmengine only when called
 LAZY = {("convnext_dense/recipes.py", "mmengine")}
 

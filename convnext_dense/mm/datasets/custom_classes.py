@@ -27,6 +27,8 @@ from convnext_dense.data.check import (
 )
 from convnext_dense.errors import UserError
 from convnext_dense.mm.datasets.paths import SPLITS, datasets_of, required_paths
+from convnext_dense.mm.type_names import class_of, type_name
+from convnext_dense.support.nested import mappings
 
 CHECK_SECONDS = 10.0  # for the contents of all label maps together; names are always checked
 COCO_BYTES = 100 << 20  # a larger annotation file takes seconds to parse: only its categories are read
@@ -59,9 +61,9 @@ def set_own_data(
             raise UserError("--classes fits segmentors and detectors on files in COCO's format")
         else:
             return []
-        left_out, found, check_notes = (
-            _by_split(check, cfg, splits, strict) if dist.get_rank() == 0 else ([], [], [])
-        )
+        left_out, found, check_notes = [], [], []
+        if dist.get_rank() == 0:
+            left_out, found, check_notes = _by_split(check, cfg, splits, strict)
     except ClassNamesError as error:
         raise UserError(str(error)) from None
     if found:
@@ -111,39 +113,27 @@ def set_segmentation_classes(cfg: Config, names: Sequence[str]) -> str:
         folder = Path(data.get("data_root") or "", (data.get("data_prefix") or {}).get("img_path") or "")
         if "img_suffix" not in data and (suffix := common_suffix(folder)):
             data["img_suffix"] = suffix
-    head = cfg.model.decode_head[-1] if isinstance(cfg.model.decode_head, list) else cfg.model.decode_head
-    ignored = head.get("ignore_index", 255)
+    ignored = last_head(cfg).get("ignore_index", 255)
     if ignored < len(names):
         raise UserError(
             f"--classes: {len(names)} classes have the values 0 to {len(names) - 1}, and the config ignores"
             f" {ignored} (ignore_index), which is {names[ignored]}"
         )
-    _keep_zero_label(cfg._cfg_dict)
-    _set_num_classes([cfg.model.decode_head, cfg.model.get("auxiliary_head")], len(names))
+    for _, node in mappings(cfg._cfg_dict):
+        if node.get("reduce_zero_label"):
+            node["reduce_zero_label"] = False
+    for heads in (cfg.model.decode_head, cfg.model.get("auxiliary_head")):
+        for _, head in mappings(heads, keys=()):
+            head["num_classes"] = len(names)
     return (
         f"{len(names)} classes: value 0 of the label maps is {names[0]}, {len(names) - 1} is {names[-1]}, "
         f"{ignored} is ignored"
     )
 
 
-def _keep_zero_label(node: object) -> None:
-    """Set ``reduce_zero_label=False`` wherever a pipeline below ``node`` sets it."""
-    if isinstance(node, dict):
-        if node.get("reduce_zero_label"):
-            node["reduce_zero_label"] = False
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for item in node:
-            _keep_zero_label(item)
-
-
-def _set_num_classes(node: object, count: int) -> None:
-    """Set ``num_classes`` of one head or of a list of heads."""
-    if isinstance(node, dict):
-        node["num_classes"] = count
-    elif isinstance(node, list | tuple):
-        for item in node:
-            _set_num_classes(item, count)
+def last_head(cfg: Config) -> ConfigDict:
+    """The decode head whose labels are the prediction: the last stage of a cascade."""
+    return [head for _, head in mappings(cfg.model.decode_head, keys=())][-1]
 
 
 def check_segmentation(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[list[Problem], str | None]:
@@ -169,18 +159,18 @@ def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[P
     Raises:
         UserError: class names that are missing or do not match the head.
     """
-    heads = cfg.model.decode_head
-    head = heads[-1] if isinstance(heads, list | tuple) else heads
+    head = last_head(cfg)
     classes, num_classes = class_names(data), head["num_classes"]
     if classes is None:
-        raise UserError(f"{data['type']} has no class names: give --classes, or metainfo in the config")
+        raise UserError(f"{type_name(data)} has no class names: give --classes, or metainfo in the config")
     if (data.get("metainfo") or {}).get("classes") and len(data.metainfo.classes) != num_classes:
         raise UserError(
             f"metainfo has {len(data.metainfo.classes)} classes and decode_head.num_classes is {num_classes};"
             " --classes sets both"
         )
     root, prefix = Path(data.get("data_root") or ""), data["data_prefix"]
-    image_suffix, map_suffix = data.get("img_suffix", ".jpg"), data.get("seg_map_suffix", ".png")
+    image_suffix = data.get("img_suffix", ".jpg")
+    map_suffix = data.get("seg_map_suffix", ".png")
     folders = (root / (prefix.get("img_path") or ""), root / prefix["seg_map_path"])
     images, maps = find_files(folders[0], image_suffix), find_files(folders[1], map_suffix)
     empty = check_folder(folders[0], images, image_suffix) + check_folder(folders[1], maps, map_suffix)
@@ -191,7 +181,8 @@ def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[P
         if missing := [name for name in listed if name not in images]:
             path = str(folders[0] / (missing[0] + image_suffix))
             return [Problem(f"images of {data['ann_file']} that are not there", path, len(missing))], 0, 0
-        images, maps = ({name: files[name] for name in listed if name in files} for files in (images, maps))
+        images = {name: images[name] for name in listed}
+        maps = {name: maps[name] for name in listed if name in maps}
     check = PairCheck(max(num_classes, len(classes)), head.get("ignore_index", 255), reduces_zero_label(data))
     pairs = [(image, maps[name]) for name, image in images.items() if name in maps]
     opened = 0
@@ -203,7 +194,7 @@ def check_dataset(cfg: Config, data: ConfigDict, seconds: float) -> tuple[list[P
 
 def reduces_zero_label(data: ConfigDict) -> bool:
     """Whether the dataset reduces zero labels: its entry if it has one, else the default of its class."""
-    return bool(data.get("reduce_zero_label", data["type"].endswith("ADE20KDataset")))
+    return bool(data.get("reduce_zero_label", type_name(data) == "ADE20KDataset"))
 
 
 def class_names(data: ConfigDict) -> tuple[str, ...] | None:
@@ -214,7 +205,7 @@ def class_names(data: ConfigDict) -> tuple[str, ...] | None:
     from mmseg.registry import DATASETS as SEGMENTATION
 
     registry = DETECTION if _is_coco(data) else SEGMENTATION
-    known = getattr(registry.get(data["type"]), "METAINFO", {}).get("classes")
+    known = getattr(class_of(data["type"], registry), "METAINFO", {}).get("classes")
     return tuple(known or (data.get("metainfo") or {}).get("classes") or ()) or None
 
 
@@ -232,7 +223,7 @@ def _within(items: list, seconds: float, title: str) -> Iterator:
 
 
 def _is_coco(data: ConfigDict) -> bool:
-    return data["type"].split(".")[-1] == "CocoDataset"
+    return type_name(data) == "CocoDataset"
 
 
 def set_detection_classes(cfg: Config, names: Sequence[str] | None) -> str | None:
@@ -285,17 +276,12 @@ def _difference(first: Path, names: tuple[str, ...], second: Path, others: tuple
     return f"the categories of {first} and {second} differ: {what}; mmdet numbers classes by that order"
 
 
-def _heads(node: object, inside: bool = False) -> Iterator[dict]:
-    """Box and mask heads of every stage below a model config."""
-    if isinstance(node, dict):
-        if inside and "num_classes" in node:
+def _heads(model: ConfigDict) -> Iterator[dict]:
+    """Box and mask heads of every stage of a model config."""
+    for path, node in mappings(model):
+        names = [key for key in path if isinstance(key, str)]
+        if names[-1:] in (["bbox_head"], ["mask_head"]) and "num_classes" in node:
             yield node
-        for key, value in node.items():
-            if isinstance(value, dict | list | tuple):
-                yield from _heads(value, key in ("bbox_head", "mask_head"))
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from _heads(item, inside)
 
 
 def check_detection(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[list[Problem], str | None]:
@@ -310,4 +296,6 @@ def check_detection(cfg: Config, splits: tuple[str, ...] = SPLITS) -> tuple[list
             continue
         folder = Path(data.get("data_root") or "", (data.get("data_prefix") or {}).get("img") or "")
         found += check_coco(path, folder)
-    return found, f"data: entries of {', '.join(large)} not checked, too large" if large else None
+    if not large:
+        return found, None
+    return found, f"data: entries of {', '.join(large)} not checked, too large"

@@ -6,20 +6,15 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from convnext_dense.errors import DatasetNotFoundError
+from convnext_dense.support.nested import mappings
 
 SPLITS = ("train", "val", "test")
+INNER = ("dataset", "datasets")  # entries of wrappers such as RepeatDataset and ConcatDataset
 
 
 def iter_datasets(node: object) -> Iterator[ConfigDict]:
-    """Dataset configs that name files, below wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
-    if isinstance(node, dict):
-        if "data_prefix" in node or "ann_file" in node:
-            yield node
-        for key in ("dataset", "datasets"):
-            yield from iter_datasets(node.get(key))
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from iter_datasets(item)
+    """Dataset configs that name files, alone or inside wrappers."""
+    return (data for _, data in mappings(node, INNER) if "data_prefix" in data or "ann_file" in data)
 
 
 def datasets_of(cfg: Config, splits: tuple[str, ...] = SPLITS) -> list[ConfigDict]:
@@ -34,8 +29,7 @@ def set_data_root(cfg: Config, root: str) -> None:
     for data in datasets_of(cfg):
         data["data_root"] = root
     for split in SPLITS:
-        evaluators = cfg.get(f"{split}_evaluator") or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for _, evaluator in mappings(cfg.get(f"{split}_evaluator"), keys=()):
             for key, value in evaluator.items():
                 for old in old_roots:
                     if isinstance(value, str) and value.startswith(old):

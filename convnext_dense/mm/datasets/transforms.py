@@ -2,14 +2,15 @@
 
 They replace mmcv's ``LoadImageFromFile`` and the ``LoadAnnotations`` of label maps. A bad file raises a
 :class:`BadInputError`, or the sample is dropped as usual in mmengine, by returning ``None``, and the dataset
-draws another one. Reports of dropped files reach the main process with the next sample that this process
-finishes: a worker's own log lines would repeat every epoch, and those of other ranks would be missing.
+draws another one. Notes about dropped files (:class:`Dropped`) reach the main process with the next sample
+that this process finishes: a worker's own log lines would repeat every epoch, and those of other ranks would
+be missing.
 """
 
 import errno
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -19,15 +20,12 @@ from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 
-from convnext_dense.data.image_io import PictureError, map_size, read_label_map, read_picture, stored_size
+from convnext_dense.data.image_io import PictureError, read_header, read_label_map, read_picture
 from convnext_dense.errors import UserError
 
-OnFault = Literal["skip", "raise"]
 FIELD = "bad_input"
 """Entry of a sample's meta information: the ``(file, message)`` pairs that were dropped before it."""
 MAX_IN_A_ROW = 50
-
-_pending: list[tuple[str, str]] = []  # of this process, since its last good sample
 
 
 class BadInputError(UserError):
@@ -39,17 +37,43 @@ class BadInputError(UserError):
         return text.rpartition(f"{type(self).__name__}: ")[2].strip() if "Traceback" in text else text
 
 
-def dropped(message: str, path: str, on_fault: OnFault) -> None:
+class Dropped:
+    """Bad files that were dropped since the last finished sample.
+
+    The transforms of a loader share one object, which their configs hold. A note cannot travel inside its
+    sample: a dropped sample is ``None``, and of images that are mixed (Mosaic) only one keeps its entries.
+    Each worker process has its own copy, like everything that a data set holds.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str]] = []  # (file, message)
+
+    def add(self, path: str, message: str) -> None:
+        """Note a file.
+
+        Raises:
+            BadInputError: many files in a row were bad.
+        """
+        self.notes.append((path, message))
+        if len(self.notes) >= MAX_IN_A_ROW:
+            raise BadInputError(f"no usable image in {MAX_IN_A_ROW} draws, the last of them: {message}")
+
+    def take(self) -> tuple[tuple[str, str], ...]:
+        """Return the notes and forget them."""
+        taken = tuple(self.notes)
+        self.notes.clear()
+        return taken
+
+
+def drop(path: str, message: str, dropped: Dropped | None) -> None:
     """Return what a transform returns for a bad file: ``None``.
 
     Raises:
-        BadInputError: ``on_fault`` is ``raise``, or many files in a row were bad.
+        BadInputError: ``dropped`` is ``None``, so no file may be dropped, or many files in a row were bad.
     """
-    if on_fault == "raise":
+    if dropped is None:
         raise BadInputError(message)
-    _pending.append((path, message))
-    if len(_pending) >= MAX_IN_A_ROW:
-        raise BadInputError(f"no usable image in {MAX_IN_A_ROW} draws, the last of them: {message}")
+    dropped.add(path, message)
 
 
 def read_bytes(path: str, backend_args: dict | None) -> bytes:
@@ -78,20 +102,20 @@ class LoadCheckedImage(LoadImageFromFile):
     """mmcv's transform for any kind of picture, in the orientation of the annotations.
 
     Args:
-        on_fault: what happens to a bad file; see :func:`dropped`.
+        dropped: takes notes of bad files; ``None``: they raise.
         options: options of mmcv's transform.
     """
 
-    def __init__(self, on_fault: OnFault = "raise", **options: Any) -> None:
+    def __init__(self, dropped: Dropped | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.on_fault = on_fault
+        self.dropped = dropped
 
     def transform(self, results: dict) -> dict | None:
         """Add ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``."""
         try:
             image = self.read(results)
         except PictureError as error:
-            return dropped(f"{_name(results)}: {error}", results["img_path"], self.on_fault)
+            return drop(results["img_path"], f"{_name(results)}: {error}", self.dropped)
         results["img"] = image.astype(np.float32) if self.to_float32 else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
@@ -114,11 +138,11 @@ class LoadCheckedImage(LoadImageFromFile):
 
     def _as_its_map(self, image: np.ndarray, content: bytes, labels: str) -> np.ndarray:
         """The image as it is stored, if EXIF rotated it but not its label map."""
-        stored = stored_size(content)
+        stored = read_header(content).stored
         if image.shape[1::-1] == stored:
             return image
         try:
-            unturned = map_size(read_bytes(labels, self.backend_args)) == stored
+            unturned = read_header(read_bytes(labels, self.backend_args)).upright == stored
         except PictureError:  # reported when the label map is read
             return image
         return read_picture(content, stored) if unturned else image
@@ -130,13 +154,13 @@ class LoadCheckedAnnotations(BaseTransform):
 
     Args:
         loader: config of the toolbox's transform, which still loads boxes and masks.
-        on_fault: what happens to a bad file; see :func:`dropped`.
+        dropped: takes notes of bad files; ``None``: they raise.
     """
 
-    def __init__(self, loader: dict, on_fault: OnFault = "raise") -> None:
+    def __init__(self, loader: dict, dropped: Dropped | None = None) -> None:
         self.loader = TRANSFORMS.build(loader)
         self.with_seg, self.loader.with_seg = self.loader.with_seg, False
-        self.on_fault = on_fault
+        self.dropped = dropped
 
     def transform(self, results: dict) -> dict | None:
         """Add what the loader adds."""
@@ -151,7 +175,7 @@ class LoadCheckedAnnotations(BaseTransform):
                     f"it has {numbers.shape[1]}x{numbers.shape[0]} pixels, its image {width}x{height}"
                 )
         except PictureError as error:
-            return dropped(f"label map {path} of {_name(results)}: {error}", path, self.on_fault)
+            return drop(path, f"label map {path} of {_name(results)}: {error}", self.dropped)
         ignored = getattr(self.loader, "ignore_index", None)
         classes = class_table(self._reduces(results), results.get("label_map"), ignored or 255)
         results["gt_seg_map"] = classes[numbers]
@@ -182,19 +206,26 @@ def class_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None, ig
 
 @TRANSFORMS.register_module()
 class ReportDropped(BaseTransform):
-    """The last transform: attaches what was dropped to the sample, if the sample is complete."""
+    """The last transform: attaches what was dropped to the sample, if the sample is complete.
+
+    Args:
+        dropped: notes of the transforms before this one.
+    """
+
+    def __init__(self, dropped: Dropped) -> None:
+        self.dropped = dropped
 
     def transform(self, results: dict) -> dict:
         """Add :data:`FIELD` to the meta information."""
-        if not _pending or not isinstance(results, Mapping) or "inputs" not in results:
+        if not isinstance(results, Mapping) or "inputs" not in results:
             return results  # one of several images to be mixed
+        notes = self.dropped.take()
         sample = next(samples_of(results), None)
-        if sample is not None:
-            sample.set_metainfo({FIELD: tuple(_pending)})
-        else:  # another kind of pipeline: log it here instead
-            for _, message in _pending:
+        if notes and sample is not None:
+            sample.set_metainfo({FIELD: notes})
+        elif notes:  # another kind of pipeline: log it here instead
+            for _, message in notes:
                 print_log(f"bad input: {message}", logger="current", level=logging.WARNING)
-        _pending.clear()
         return results
 
 

@@ -145,20 +145,13 @@ def _rename_backbone(
 
 
 def _check_whole_model(own: dict[str, Tensor], state: dict[str, Tensor], source: str | Path) -> None:
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {label}, first {keys[:3]}"
-        for label, keys in (
-            ("missing", [key for key in own if key not in state]),
-            ("not in the model", [key for key in state if key not in own]),
-            ("of another shape", misshapen),
-        )
-        if keys
-    ]
+    misshapen = [key for key in own if key in state and state[key].shape != own[key].shape]
+    faults = {
+        "missing": [key for key in own if key not in state],
+        "not in the model": [key for key in state if key not in own],
+        "of another shape": [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in misshapen],
+    }
+    problems = [f"{len(keys)} {label}, first {keys[:3]}" for label, keys in faults.items() if keys]
     if problems:
         raise CheckpointError(f"{source} does not fit this config's model: {'; '.join(problems)}")
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from convnext_dense.mm.datasets.resumable_loader import StepLoader
-from convnext_dense.mm.engine.hooks import FuseHook
-from convnext_dense.mm.engine.nan_guard import FiniteGuard, refuse_bad_gradients
+from convnext_dense.mm.engine.nan_guard import NotFiniteError, check_updates, explained
 from convnext_dense.mm.engine.signals import Interrupted, Interrupts
 from convnext_dense.support.seeding import STEP, seed_all
 
@@ -49,7 +48,7 @@ class StepLoop:
             Interrupted: a signal came; a checkpoint was written.
             NotFiniteError: a loss or gradient is NaN or infinite.
         """
-        refuse_bad_gradients(self.runner.optim_wrapper)
+        check_updates(self.runner.optim_wrapper)
         if self.dataloader.accumulate > 1:
             # not by the config: mmengine would count a resumed run's steps as batches, and warn
             self.runner.optim_wrapper._accumulative_counts = self.dataloader.accumulate
@@ -81,7 +80,10 @@ class StepLoop:
         for number, batch in enumerate(batches):
             key = (runner.seed, STEP, self._iter, number * runner.world_size + runner.rank)
             seed_all(*key)
-            logs.append(runner.model.train_step(batch, optim_wrapper=FiniteGuard(runner, batch, key)))
+            try:
+                logs.append(runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper))
+            except NotFiniteError as error:
+                raise explained(error, runner, batch, key) from None
         self.step_of_epoch = idx + 1
         runner.call_hook("after_train_iter", batch_idx=idx, data_batch=batches[-1], outputs=mean_logs(logs))
         self._iter += 1
@@ -94,8 +96,8 @@ class StepLoop:
         try:
             self.runner.val_loop.run()
         except Interrupted:
-            for hook in self.runner.hooks:  # those that changed the weights for the evaluation
-                if isinstance(hook, EMAHook | FuseHook):
+            for hook in self.runner.hooks:
+                if isinstance(hook, EMAHook):  # mmengine's, which knows no interrupted evaluation
                     hook.after_val_epoch(self.runner)
             self.runner.call_hook("after_interrupted_val")
             raise
@@ -172,6 +174,10 @@ class IterStepLoop(StepLoop, IterBasedTrainLoop):
 
 def mean_logs(logs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Mean of each logged loss over the batches of a step that have it."""
-    names = dict.fromkeys(name for log in logs for name in log)
-    values = {name: [log[name] for log in logs if name in log] for name in names}
-    return {name: found[0] if len(found) == 1 else sum(found) / len(found) for name, found in values.items()}
+    if len(logs) == 1:
+        return dict(logs[0])
+    values: dict[str, list[Tensor]] = {}
+    for log in logs:
+        for name, value in log.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}

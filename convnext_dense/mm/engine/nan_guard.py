@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from convnext_dense.errors import UserError
 from convnext_dense.support.files import replacing, write_text
 from convnext_dense.support.modules import unwrapped
+from convnext_dense.support.nested import mappings
 from convnext_dense.support.seeding import seed_all
 
 
@@ -23,64 +24,48 @@ class NotFiniteError(UserError):
     """Training stopped at a step whose loss or gradient is not finite; the weights are unchanged."""
 
 
-class _GradientsNotFiniteError(ArithmeticError):
-    """Raised inside ``Optimizer.step``, before it changes anything."""
+def check_updates(wrapper: OptimWrapper) -> None:
+    """Make ``wrapper`` raise :class:`NotFiniteError` for a loss or gradient that is not finite.
 
-
-class FiniteGuard:
-    """Stand-in for an optimizer wrapper during one batch.
-
-    Args:
-        runner: the runner; everything else is passed to its ``optim_wrapper``.
-        batch: input of ``train_step``.
-        key: seed of this forward pass; see :func:`convnext_dense.support.seeding.seed_all`.
+    Its optimizer gets torch's own hook for the gradients. There is none for the loss, so the check is put
+    before this object's ``update_params``, which works for every class of wrapper, also for a user's own.
+    Mixed precision with a scaler never reaches the check of gradients: it skips such steps and lowers its
+    scale.
     """
+    update_params = wrapper.update_params
 
-    def __init__(self, runner: Runner, batch: Any, key: Sequence[int]) -> None:
-        self.runner = runner
-        self.batch = batch
-        self.key = key
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.runner.optim_wrapper, name)
-
-    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Call the wrapper's method, only with a finite loss and finite gradients.
-
-        Raises:
-            NotFiniteError: nothing was updated; a folder with the batch was written.
-        """
+    def check_and_update(loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not torch.isfinite(loss):
-            raise stopped(self.runner, self.batch, self.key, f"the loss is {loss.item()}")
-        try:
-            self.runner.optim_wrapper.update_params(loss, *args, **kwargs)
-        except _GradientsNotFiniteError:
-            raise stopped(self.runner, self.batch, self.key, "the gradient is not finite") from None
+            raise NotFiniteError(f"the loss is {loss.item()}")
+        update_params(loss, *args, **kwargs)
 
-
-def refuse_bad_gradients(wrapper: OptimWrapper) -> None:
-    """Make the wrapper's optimizer refuse a step with gradients that are not finite.
-
-    Mixed precision with a scaler never gets here: it skips such steps and lowers its scale.
-    """
+    wrapper.update_params = check_and_update
     optimizer = getattr(wrapper, "optimizer", None)  # a wrapper of several optimizers has none
     if isinstance(optimizer, Optimizer):
         optimizer.register_step_pre_hook(_check_gradients)
 
 
 def _check_gradients(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-        raise _GradientsNotFiniteError
+        raise NotFiniteError("the gradient is not finite")
 
 
-def stopped(runner: Runner, batch: Any, key: Sequence[int], what: str) -> NotFiniteError:
-    """Return the error to raise, after writing ``batch`` and the diagnosis to the work folder."""
+def explained(error: NotFiniteError, runner: Runner, batch: Any, key: Sequence[int]) -> NotFiniteError:
+    """Return ``error`` with the place where it began, after writing ``batch`` to the work folder.
+
+    Args:
+        error: what :func:`check_updates` found.
+        runner: the runner.
+        batch: input of ``train_step``.
+        key: seed of this forward pass; see :func:`convnext_dense.support.seeding.seed_all`.
+    """
     step = runner.iter + 1
     where = diagnose(runner, batch, key)
     rank = f"_rank{runner.rank}" if runner.world_size > 1 else ""
     folder = Path(runner.work_dir, f"not_finite_step_{step}{rank}")
-    message = f"step {step}: {what}; {where}"
+    message = f"step {step}: {error}; {where}"
     dump(folder, batch, message, key)
     return NotFiniteError(
         f"{message}. The weights were not changed, and earlier checkpoints are good. The batch is in "
@@ -172,7 +157,9 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value] if value.is_floating_point() else []
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [t for item in value for t in _tensors(item)] if isinstance(value, list | tuple) else []
+    if not isinstance(value, list | tuple):
+        return []
+    return [tensor for item in value for tensor in _tensors(item)]
 
 
 # ---- the batch on disk
@@ -213,7 +200,5 @@ def plain(value: Any) -> Any:
 
 def _paths(content: Any) -> list[str]:
     """``img_path`` of every sample."""
-    if isinstance(content, dict):
-        own = [content["img_path"]] if isinstance(content.get("img_path"), str) else []
-        return own + [path for item in content.values() for path in _paths(item)]
-    return [path for item in content for path in _paths(item)] if isinstance(content, list) else []
+    found = [node.get("img_path") for _, node in mappings(content)]
+    return [path for path in found if isinstance(path, str)]

@@ -85,12 +85,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         layer_of, num_groups = layer_rule(
             module, self.paramwise_cfg.get("decay_type", "layer_wise"), self.paramwise_cfg.get("num_layers")
         )
-        norms = {
-            id(param)
-            for child in module.modules()
-            if isinstance(child, _NORMS)
-            for param in child.parameters(recurse=False)
-        }
+        norms: set[int] = set()
+        for child in module.modules():
+            if isinstance(child, _NORMS):
+                norms.update(id(param) for param in child.parameters(recurse=False))
         groups: dict[str, dict] = {}
         for name, param in module.named_parameters():  # a shared parameter comes once
             if not param.requires_grad:
@@ -187,25 +185,24 @@ def match_groups_by_name(optimizer: Optimizer, state_dict: dict) -> dict:
             f"cannot resume: the checkpoint's optimizer has {len(saved)} groups without parameter names, "
             "so it was not built by LayerDecayOptimWrapperConstructor"
         )
-    saved_ids = {
-        name: index
-        for group in saved
-        for name, index in zip(group["param_names"], group["params"], strict=True)
-    }
-    saved_group = {name: group for group in saved for name in group["param_names"]}
+    saved_ids, saved_groups = {}, _groups_by_name(saved)
+    for group in saved:
+        saved_ids.update(zip(group["param_names"], group["params"], strict=True))
     _check_same_groups(
-        {name: _identity(group) for name, group in saved_group.items()},
-        {name: _identity(group) for group in optimizer.param_groups for name in group["param_names"]},
+        {name: _identity(group) for name, group in saved_groups.items()},
+        {name: _identity(group) for name, group in _groups_by_name(optimizer.param_groups).items()},
     )
-    matched = [
-        {
-            **copy.deepcopy({k: v for k, v in saved_group[group["param_names"][0]].items() if k != "params"}),
-            "param_names": list(group["param_names"]),
-            "params": [saved_ids[name] for name in group["param_names"]],
-        }
-        for group in optimizer.param_groups
-    ]
+    matched = []
+    for group in optimizer.param_groups:
+        names = list(group["param_names"])
+        settings = copy.deepcopy(saved_groups[names[0]])  # rates and weight decay, which may be scheduled
+        matched.append({**settings, "param_names": names, "params": [saved_ids[name] for name in names]})
     return {**state_dict, "param_groups": matched}
+
+
+def _groups_by_name(groups: list[dict]) -> dict[str, dict]:
+    """Parameter name -> its group."""
+    return {name: group for group in groups for name in group["param_names"]}
 
 
 def _identity(group: dict) -> str:
@@ -219,15 +216,12 @@ def _check_same_groups(saved: dict[str, str], current: dict[str, str]) -> None:
         for name, group in current.items()
         if name in saved and saved[name] != group
     ]
-    differences = [
-        f"{len(names)} {what}, first {names[:3]}"
-        for what, names in (
-            ("parameters only in the checkpoint", [name for name in saved if name not in current]),
-            ("only in this model", [name for name in current if name not in saved]),
-            ("in another group", moved),
-        )
-        if names
-    ]
+    found = {
+        "parameters only in the checkpoint": [name for name in saved if name not in current],
+        "only in this model": [name for name in current if name not in saved],
+        "in another group": moved,
+    }
+    differences = [f"{len(names)} {what}, first {names[:3]}" for what, names in found.items() if names]
     if differences:
         raise ArgumentError(
             f"cannot resume with other parameter groups: {'; '.join(differences)}. Resume with the "

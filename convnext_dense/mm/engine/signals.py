@@ -1,5 +1,6 @@
 """Handling of SIGTERM and Ctrl-C between two steps, at the same step on all ranks."""
 
+import contextlib
 import mmap
 import multiprocessing
 import os
@@ -29,9 +30,10 @@ class Interrupted(SystemExit):
 class Interrupts:
     """Record the first SIGTERM or SIGINT; the second one has its usual effect.
 
-    Workers of loaders given to :meth:`shield` ignore both, because a terminal, torchrun and Slurm send them
-    to all processes, and the last step needs its data. After the block they obey, because Python ends its
-    children with these signals.
+    Both are recorded in this process alone: a child that other code forks gets the handlers from before.
+    Workers of loaders given to :meth:`shield` are ours, and ignore both signals, because a terminal, torchrun
+    and Slurm send them to all processes, and the last step needs its data. After the block they obey, because
+    Python ends its children with these signals.
 
     Example::
 
@@ -58,29 +60,30 @@ class Interrupts:
         if distributed and torch_dist.get_backend() != "gloo":
             # agreeing on the CPU saves the accelerator one synchronisation per step
             self._group = torch_dist.new_group(backend="gloo")
-        for signum in SIGNALS:
-            try:
-                self._before[signum] = signal.signal(signum, self._note)
-            except ValueError:  # not the main thread: the caller handles signals
-                break
+        with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
+            self._handle_by(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left[0] = 1
-        self._restore()
+        self.restore()
 
-    def _restore(self) -> None:
+    def _handle_by(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        _handling.append(self)
+        for signum in SIGNALS:
+            self._before[signum] = signal.signal(signum, handler)
+
+    def restore(self) -> None:
+        """Set the handlers from before again."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before.clear()
+        if self in _handling:
+            _handling.remove(self)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._main:
-            if self._left[0]:
-                os._exit(0)
-            return
         self.received = signum
-        self._restore()
+        self.restore()
         # no logger: the signal may have come while it held its lock
         name = signal.Signals(signum).name
         os.write(2, f"\n{name}: saving after this step; send it again to stop at once\n".encode())
@@ -96,9 +99,12 @@ class Interrupts:
         if before is not None:
             before(worker_id)
         threading.Thread(target=self._end_with_main, daemon=True).start()
-        for signum in SIGNALS:  # here, because torch has replaced our handler by its own
-            signal.signal(signum, self._note)
+        self._handle_by(self._obey_when_left)  # here, because torch sets handlers of its own before this
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _obey_when_left(self, signum: int, frame: FrameType | None) -> None:
+        if self._left[0]:
+            os._exit(0)
 
     def _end_with_main(self) -> None:
         """End a worker without its parent: torch's watchdog cannot while the pipe to it is full."""
@@ -114,6 +120,24 @@ class Interrupts:
         largest = torch.tensor(value)
         torch_dist.all_reduce(largest, torch_dist.ReduceOp.MAX, group=self._group)
         return int(largest)
+
+
+# ---- processes that are forked
+
+
+_handling: list[Interrupts] = []  # those whose handlers are set in this process
+
+
+def _be_absent_in_child() -> None:
+    """Restore handlers in a process that was just forked, as if this module were not there.
+
+    A pool ends its processes with SIGTERM: one that recorded it and went on would make the pool wait forever.
+    """
+    for interrupts in list(_handling):
+        interrupts.restore()
+
+
+os.register_at_fork(after_in_child=_be_absent_in_child)  # once: Python cannot take it back
 
 
 class _HoldingProcess(ForkProcess):

@@ -1,8 +1,6 @@
 """Samples and random numbers of a step, wherever the run starts."""
 
 import itertools
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from convnext_dense.mm.datasets.resumable_loader import StepLoader
-from convnext_dense.mm.engine.signals import Interrupts
 
 
 class Draws(Dataset):
@@ -100,37 +97,3 @@ def test_a_set_without_a_whole_batch_is_refused():
     batches = BatchSampler(DefaultSampler(data), 2, drop_last=True)
     with pytest.raises(ValueError, match=r"lower train_dataloader\.batch_size"):
         next(StepLoader(DataLoader(data, batch_sampler=batches)).endless())
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_second_acts_as_before(signum, capfd):
-    before = signal.signal(signum, acts := lambda *_: calls.append(1))
-    calls = []
-    try:
-        with Interrupts() as interrupts:
-            assert interrupts.agreed() == 0 and interrupts.agreed(1) == 1
-            signal.raise_signal(signum)
-            assert interrupts.agreed(1) == signum and not calls
-            assert "again to stop at once" in capfd.readouterr().err
-            signal.raise_signal(signum)
-            assert calls == [1]
-        assert signal.getsignal(signum) is acts
-    finally:
-        signal.signal(signum, before)
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_survives_a_signal_before_its_handlers_are_there(signum):
-    """A signal to the group may come while a worker starts, as at each evaluation."""
-    loader = DataLoader(range(4), num_workers=2, worker_init_fn=lambda _: os.kill(os.getpid(), signum))
-    with Interrupts() as interrupts:
-        interrupts.shield(loader)
-        assert [int(x) for x in loader] == [0, 1, 2, 3]
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-        assert not interrupts.received
-
-
-def test_a_loader_without_workers_has_nothing_to_shield():
-    loader = DataLoader(range(2))
-    Interrupts().shield(loader)
-    assert [int(x) for x in loader] == [0, 1]

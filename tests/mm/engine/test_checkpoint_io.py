@@ -8,12 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convnext_dense.mm.engine import checkpoint_io
 from convnext_dense.mm.engine.checkpoint_io import (
     AtomicBackend,
     DiskFullError,
+    LaterRemoval,
     newest_checkpoint,
-    resume_command,
 )
 from convnext_dense.support.files import replacing
 
@@ -84,23 +83,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_nothing_is_removed_before_it_is_carried_out(tmp_path):
     first, second = save(tmp_path / "a.pth", 1), save(tmp_path / "b.pth", 2)
-    removal = checkpoint_io._LaterRemoval()
+    removal = LaterRemoval()
     removal.remove(str(first))
     removal.remove(str(second))
     assert first.exists() and second.exists()
     removal.carry_out(keep=str(second))  # written again under the name that was to be removed
     assert not first.exists() and second.exists()
-
-
-@pytest.mark.parametrize(
-    ("argv", "command"),
-    [
-        (["tools/train.py", "c.py"], "python tools/train.py c.py --resume"),
-        (["tools/train.py", "c.py", "--resume"], "python tools/train.py c.py --resume"),
-        (["convnext-dense train", "c.py"], "convnext-dense train c.py --resume"),
-        (["tools/train.py", "c.py", "--launcher=slurm"], "the same command with --resume"),
-        (["t.py", "c.py", "--work-dir", "my runs"], "python t.py c.py --work-dir 'my runs' --resume"),
-    ],
-)
-def test_the_command_that_resumes(argv, command):
-    assert resume_command(argv) == command

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
-from convnext_dense.mm.engine.checkpoint_io import _LaterRemoval, newest_checkpoint
+from convnext_dense.mm.engine.checkpoint_io import LaterRemoval, newest_checkpoint
 from convnext_dense.mm.engine.checkpoints import read_checkpoint
 from convnext_dense.mm.engine.nan_guard import NotFiniteError
 from convnext_dense.mm.engine.signals import Interrupted
@@ -179,7 +179,7 @@ def test_a_run_by_epochs_resumes_anywhere(data, whole, tmp_path, place, workers,
 @pytest.mark.parametrize("replaced", ["epoch_1.pth", "best_mIoU_epoch_1.pth"])
 def test_what_a_kill_left_is_removed_at_the_next_start(data, tmp_path, monkeypatch, replaced):
     """No removal is carried out in the second epoch, as if SIGKILL had come before it."""
-    carry_out = _LaterRemoval.carry_out
+    carry_out = LaterRemoval.carry_out
 
     def killed_before(self, keep):
         if any(path.name == replaced for path in self.doomed):
@@ -187,7 +187,7 @@ def test_what_a_kill_left_is_removed_at_the_next_start(data, tmp_path, monkeypat
         carry_out(self, keep)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_LaterRemoval, "carry_out", killed_before)
+        patch.setattr(LaterRemoval, "carry_out", killed_before)
         train(data, tmp_path, BY_EPOCHS, ema=0.1)
     assert (tmp_path / replaced).exists()
     train(data, tmp_path, BY_EPOCHS, ema=0.1, resume="auto", seed=None)

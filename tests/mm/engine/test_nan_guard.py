@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.structures import InstanceData
 from torch import nn
 
-from convnext_dense.mm.engine.nan_guard import FiniteGuard, NotFiniteError, plain, refuse_bad_gradients
+from convnext_dense.mm.engine.nan_guard import NotFiniteError, check_updates, explained, plain
 
 
 class Net(BaseModel):
@@ -36,7 +36,7 @@ def runner(tmp_path):
         dict(params=list(model.second.parameters()), name="layer_1_decay", lr=0.2),
     ]
     wrapper = OptimWrapper(torch.optim.AdamW(groups), clip_grad=dict(max_norm=1.0))
-    refuse_bad_gradients(wrapper)
+    check_updates(wrapper)
     return SimpleNamespace(
         model=model, optim_wrapper=wrapper, iter=6, rank=0, world_size=1, work_dir=str(tmp_path)
     )
@@ -48,7 +48,10 @@ def step(runner, x, root=0.0):
         "inputs": [torch.tensor(x), torch.tensor(root)],
         "data_samples": [sample],
     }
-    runner.model.train_step(batch, optim_wrapper=FiniteGuard(runner, batch, (0, 1, 6, 0)))
+    try:
+        runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+    except NotFiniteError as error:
+        raise explained(error, runner, batch, (0, 1, 6, 0)) from None
 
 
 def weights(runner):
@@ -91,6 +94,43 @@ def test_what_broke_first_is_named_and_the_weights_stay(runner, tmp_path, x, roo
     torch.testing.assert_close(dumped["batch"]["inputs"][0], torch.tensor(x), equal_nan=True)
     assert dumped["key"] == [0, 1, 6, 0]
     assert "images/7.png" in (folder / "report.txt").read_text()
+
+
+class OwnWrapper(OptimWrapper):
+    """A user's class with a method and arguments of its own."""
+
+    def update_params(self, loss, step_kwargs=None, zero_kwargs=None):
+        self.seen = type(self).__name__, float(loss.detach()), step_kwargs
+        super().update_params(loss, step_kwargs, zero_kwargs)
+
+
+def test_a_wrapper_of_the_users_own_is_checked_and_stays_itself():
+    model = nn.Linear(1, 1)
+    wrapper = OwnWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    check_updates(wrapper)
+    wrapper.update_params(model(torch.ones(1)).sum() * 0 + 2, step_kwargs={})
+    assert wrapper.seen == ("OwnWrapper", 2.0, {})
+    before = model.weight.item()
+    for loss in (model(torch.ones(1)).sum() + float("inf"), model.weight.sum() * float("nan")):
+        with pytest.raises(NotFiniteError, match=r"the loss is (inf|nan)"):
+            wrapper.update_params(loss)
+    assert model.weight.item() == before and wrapper.seen[1] == 2.0
+
+
+def test_of_several_batches_each_is_checked():
+    """Gradients are checked at the step alone, losses at each batch."""
+    model = nn.Linear(1, 1)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+    check_updates(wrapper)
+    before = model.weight.item()
+    wrapper.update_params(model(torch.ones(1)).sum())
+    assert model.weight.item() == before, "the first of two"
+    with pytest.raises(NotFiniteError, match="the loss is nan"):
+        wrapper.update_params(model.weight.sum() * float("nan"))
+    root = (0 * model.weight).sum().abs().sqrt()  # finite, with a derivative that is not
+    with pytest.raises(NotFiniteError, match="the gradient is not finite"):
+        wrapper.update_params(root)
+    assert model.weight.item() == before
 
 
 def test_a_batch_is_written_as_tensors_and_plain_values():

@@ -1,27 +1,22 @@
-"""Fused evaluation, compiled backbones and waiting for images, in the runners of the command lines."""
+"""Fused evaluation and compiled backbones, in the runners of the command lines."""
 
 import copy
-import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
-from convnext_dense import ConvNeXt
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.layers import fused_block
 from convnext_dense.mm.apis.predict import Predictor
 from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine import runner as runners
-from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
+from convnext_dense.mm.engine.hooks import FuseHook
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.models.compile import compile_in_place
 
 RECIPES = {"coco": "demo/mask_rcnn_shapes", "ade20k": "demo/upernet_shapes"}
-MICRO = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 
 
 @pytest.fixture(scope="module")
@@ -119,54 +114,22 @@ def test_evaluation_between_training_steps_sees_the_weights_of_that_moment(case,
     assert all(block._folded is None for stage in runner.model.backbone.stages for block in stage)
 
 
-def test_averaged_weights_that_are_swapped_in_are_the_ones_that_are_folded():
-    model = ConvNeXt(MICRO).eval()
-    image, hook, runner = torch.randn(1, 3, 64, 64), FuseHook(), SimpleNamespace(model=model)
-    with torch.no_grad():
-        raw = model(image)
-        kept = {name: p.data.clone() for name, p in model.named_parameters()}
-        for p in model.parameters():
-            p.data.mul_(1.5)  # as mmengine's EMAHook swaps: no version counter sees it
-        averaged = model(image)
-        hook.before_val_iter(runner, 0)
-        torch.testing.assert_close(model(image), averaged, rtol=1e-4, atol=1e-5)
-        for name, p in model.named_parameters():
-            p.data.copy_(kept[name])
-        hook.after_val_epoch(runner)
-        torch.testing.assert_close(model(image), raw, rtol=1e-4, atol=1e-5)
-
-
 def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
     torch._dynamo.reset()
-    outcomes = []
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
     monkeypatch.setattr(
-        "convnext_dense.mm.engine.runner.compile_in_place",
-        lambda module, dynamic: outcomes.append(compile_in_place(module, dynamic, "eager")),
+        "convnext_dense.mm.engine.runner.compile_in_place", lambda module: compile_in_place(module, backend)
     )
     runner, _ = outputs_of(case, tmp_path, "compiled", more=dict(compile=True))
-    (outcome,) = outcomes
-    assert 1 <= outcome.graphs <= 3 and outcome.failure is None
+    widths = len(set(runner.model.backbone.dims))
+    assert widths <= len(graphs) - 1 <= 2 * widths  # the first is the trial's
     assert not any("_orig_mod" in key for key in runner.model.state_dict())
     image, plain = torch.randn(2, 3, 64, 96), copy.deepcopy(runner.model.backbone)
     with torch.no_grad():
         for a, b in zip(runner.model.backbone(image), plain(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("waiting", "lines"), [(0.4, 1), (0.01, 0)])
-def test_waiting_for_images_is_reported_once(waiting, lines, caplog):
-    hub = MessageHub.get_instance(f"waiting {waiting}")
-    runner = SimpleNamespace(
-        message_hub=hub,
-        logger=logging.getLogger("waiting"),
-        train_dataloader=SimpleNamespace(num_workers=2),
-    )
-    hook = LoaderHook(window=5)
-    with caplog.at_level(logging.WARNING):
-        for step in range(30):
-            hub.update_scalar("train/data_time", 9.0 if step < 5 else waiting)  # workers start first
-            hub.update_scalar("train/time", 1.0)
-            hook.after_train_iter(runner, step)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == lines
-    assert not lines or ("40% of the time" in told[0] and "num_workers (now 2)" in told[0])

@@ -1,0 +1,62 @@
+"""One picture per test image."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from convnext_dense.data.image_io import load_rgb
+from convnext_dense.errors import UserError
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Write one picture per test image: ground truth on the left, prediction on the right.
+
+    mmdet and mmseg each have a hook, with different options and file names. Their
+    visualizers work alike, so one hook serves both.
+
+    Args:
+        out_dir: folder of the pictures, which are named like the images.
+        score_thr: detections below this score are not drawn.
+    """
+
+    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+        self.out_dir = Path(out_dir)
+        self.score_thr = score_thr
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
+    ) -> None:
+        """Draw each sample of the batch."""
+        for sample in outputs:
+            draw(runner.visualizer, sample, self.out_dir, self.score_thr, draw_gt=True)
+
+
+def draw(visualizer, sample: BaseDataElement, out_dir: Path, score_thr: float, draw_gt: bool) -> Path:
+    """Draw one prediction, beside its ground truth if wanted, and return the file written.
+
+    Raises:
+        UserError: the picture would overwrite the image itself.
+    """
+    image = load_rgb(sample.img_path, tuple(sample.ori_shape[:2][::-1]))
+    out_file = out_dir / f"{Path(sample.img_path).stem}.png"
+    if out_file.resolve() == Path(sample.img_path).resolve():
+        raise UserError(f"{out_file} is an input image; choose another folder for the pictures")
+    threshold = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*out of bounds")  # boxes may end beyond the image
+        visualizer.add_datasample(
+            out_file.stem,
+            image,
+            data_sample=sample.cpu(),
+            draw_gt=draw_gt,
+            show=False,
+            out_file=str(out_file),
+            **threshold,
+        )
+    return out_file

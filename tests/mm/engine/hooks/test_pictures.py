@@ -1,0 +1,29 @@
+"""A picture per test image; ``tests/tools/test_commands.py`` has those of whole tests."""
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.structures import BaseDataElement
+
+from convnext_dense.errors import UserError
+from convnext_dense.mm.engine.hooks.pictures import draw
+
+
+class Visualizer:
+    """Notes what is to be drawn."""
+
+    def add_datasample(self, name, image, **options):
+        self.seen = name, image.shape, options
+
+
+def test_a_picture_is_named_like_its_image_and_never_replaces_it(tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((4, 6, 3), np.uint8))
+    sample = BaseDataElement(metainfo=dict(img_path=str(path)))
+    visualizer = Visualizer()
+    assert draw(visualizer, sample, tmp_path / "out", 0.3, draw_gt=True) == tmp_path / "out" / "a.png"
+    name, shape, options = visualizer.seen
+    assert (name, shape, options["out_file"]) == ("a", (4, 6, 3), str(tmp_path / "out/a.png"))
+    assert "pred_score_thr" not in options, "a segmentor has no scores"
+    with pytest.raises(UserError, match="is an input image"):
+        draw(visualizer, sample, tmp_path, 0.3, draw_gt=True)
