@@ -20,7 +20,7 @@ help:
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
 	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; resumes where it stopped)"
 	@echo "make doctor   what this machine has, and remedies for what it lacks"
-	@echo "make lint     ruff; make format rewrites"
+	@echo "make lint     ruff, the types of the core, and spelling; make format rewrites"
 	@echo "make bench    speed ratios against the peers"
 	@echo "make tables   model tables of the README and docs from the paper's figures and results/"
 
@@ -63,6 +63,8 @@ soak: $(RUNTIME)
 lint: $(DEV)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m codespell_lib
 
 format: $(DEV)
 	$(PY) -m ruff check --fix .

@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         module = importlib.import_module(f"convnext_dense.commands.{COMMANDS[name][0]}")
     except (MissingPackageError, ModuleNotFoundError) as error:
-        if getattr(error, "name", None) and error.name.split(".")[0] not in _STACK:
+        missing = getattr(error, "name", None)
+        if missing and missing.split(".")[0] not in _STACK:
             raise
         needed = f"{name} needs the OpenMMLab stack ({error}): pip install 'convnext_dense[lite]'"
         raise SystemExit(_failed(needed)) from None

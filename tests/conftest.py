@@ -40,6 +40,7 @@ SLOW = {
     r"test_reproduce\.py::test_whole_val_sets": "test_reproduction: the verdicts as a table",
     r"test_schedules\.py::test_the_simulation.*\[False\]": "the same with accumulation",
     r"test_fuzz\.py::test_damaged_files.*\[legacy\]": "the other formats",
+    r"test_compile\.py::test_the_default_backend": "the same with a backend that compiles nothing",
 }
 
 

@@ -39,7 +39,7 @@ def test_no_subcommand_prints_the_help_and_fails(command):
     assert command() == (2, cli.usage() + "\n")
 
 
-@pytest.mark.parametrize(("name", "hint"), [("trian", "did you mean train?"), ("x", "--help lists them")])
+@pytest.mark.parametrize(("name", "hint"), [("trai", "did you mean train?"), ("x", "--help lists them")])
 def test_an_unknown_subcommand_is_one_line(name, hint, command):
     status, said = command(name)
     assert status == 2

@@ -11,7 +11,6 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,7 +26,7 @@ from convnext_dense.models.archs import resolve_arch
 from convnext_dense.support.system import proc_bytes
 
 MIB = 2**20
-Size = tuple[int, int]
+HW = tuple[int, int]
 Pass = Literal["inference", "training"]
 PASSES: tuple[Pass, ...] = ("inference", "training")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -207,7 +206,7 @@ def flat(out: object) -> list[Tensor]:
 
 def backbone_loss(out: object) -> Tensor:
     """A loss over all levels, with a gradient at every position."""
-    return sum(level.float().square().mean() for level in flat(out))
+    return torch.stack([level.float().square().mean() for level in flat(out)]).sum()
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
@@ -244,7 +243,7 @@ class Conditions(NamedTuple):
 
     device: torch.device
     dtype: str = "fp32"
-    shape: Size = (800, 1280)
+    shape: HW = (800, 1280)
     batch: int = 1
     compiled: bool = False
 
@@ -277,7 +276,7 @@ def backbone_subject(
     Ours is fused for inference, unless it is compiled: a compiler fuses by itself.
     """
     device, dtype = conditions.device, conditions.dtype
-    model = model.to(device=device, memory_format=layout(channels_last))
+    model = model.to(device=device, memory_format=layout(channels_last))  # type: ignore[call-overload]  # not in its types
     image = conditions.image(channels_last)
     entries = dict(entries or {}, channels_last=channels_last)
     call = torch.compile(model, dynamic=False) if conditions.compiled else model
@@ -326,23 +325,26 @@ class Products(nn.Module):
             nn.ModuleList((nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim))) for dim in widths
         )
         self.fused = fused
-        self._packed: list[list[Tensor]] = []
+        self._packed: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, 3, H, W) -> one (N, C, H / s, W / s) per stage; only shape, dtype, device of ``x`` count."""
         product = linear if self.fused else F.linear
         if not self._packed:  # once, after all moves and casts
-            lay_out = pack if self.fused else lambda weight: weight
-            self._packed = [[lay_out(layer.weight.detach()) for layer in block] for block in self.blocks]
+            layers = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+            weights = (layer.weight.detach() for layer in layers)
+            packed = map(pack, weights) if self.fused else weights
+            self._packed = list(zip(packed, (layer.bias for layer in layers), strict=True))
         n, _, height, width = x.shape
-        blocks, maps = iter(zip(self.blocks, self._packed, strict=True)), []
+        products, maps = iter(self._packed), []
         for stage, (depth, dim) in enumerate(zip(self.depths, self.dims, strict=True)):
             stride = 4 * 2**stage
             y = x.new_zeros(n, height // stride, width // stride, dim)
             rows = y.view(-1, dim)
-            for (one, two), (w1, w2) in islice(blocks, depth):
+            for _ in range(depth):
+                (w1, b1), (w2, b2) = next(products), next(products)
                 for piece in pieces(y, False):
-                    hidden = product(rows[piece], w1, one.bias)  # C -> 4C
-                    rows[piece] = product(hidden, w2, two.bias)  # 4C -> C
+                    hidden = product(rows[piece], w1, b1)  # C -> 4C
+                    rows[piece] = product(hidden, w2, b2)  # 4C -> C
             maps.append(y.permute(0, 3, 1, 2))
         return maps

@@ -12,7 +12,8 @@ The folded weights are not parameters: the state dict does not change. They are 
 parameters that they were made from, and are dropped or ignored once these change.
 """
 
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,8 @@ class Folded(NamedTuple):
 def fold(weights: lean_block.Weights) -> Folded:
     """Parameters -> folded weights in their dtype; 16-bit ones are folded in float32."""
     dtype = weights.w1.dtype
-    wide = lean_block.Weights(
-        *(None if w is None else w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights)
+    wide = lean_block.Weights._make(
+        None if w is None else w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights
     )
     w1, b1 = wide.w1 * wide.norm_weight, wide.b1 + wide.w1 @ wide.norm_bias
     w2, b2 = wide.w2, wide.b2
@@ -99,7 +100,16 @@ def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:
 class FusibleBlock(nn.Module):
     """Keeps a block's folded weights, and drops them when the parameters change or training begins."""
 
+    dwconv: nn.Conv2d
+    norm: nn.LayerNorm
+    pwconv1: nn.Linear
+    grn: nn.Module
+    pwconv2: nn.Linear
+    gamma: nn.Parameter | None
+
     _folded: Folded | None = None
+    compiled: Callable[[nn.Module, Tensor], Tensor] | None = None
+    """What :mod:`convnext_dense.models.compile` made of the pointwise part; it goes before the other ways."""
 
     def fuse(self) -> None:
         """Fold the current parameters; nothing is folded if a part has hooks or was replaced."""
@@ -129,17 +139,17 @@ class FusibleBlock(nn.Module):
             self._folded = None
         return super().train(mode)
 
-    def _apply(self, *args, **kwargs) -> "FusibleBlock":  # to(), half(), cuda() and similar
+    def _apply(self, *args: Any, **kwargs: Any) -> "FusibleBlock":  # to(), half(), cuda() and similar
         self._folded = None
         return super()._apply(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:  # every way of loading calls this
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # every way of loading calls this
         self._folded = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict:
-        """Leave out the folded weights: a copy, or a model read from a file, is not fused."""
-        return {name: value for name, value in self.__dict__.items() if name != "_folded"}
+        """Leave out folded weights and compiled code: a copy, or a model read from a file, has neither."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_folded", "compiled")}
 
 
 def fuse(model: Backbone) -> Backbone:

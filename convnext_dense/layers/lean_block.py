@@ -22,9 +22,9 @@ positions at a time, so that no full-size temporary of 4C channels is made: new
 memory of that size costs as much time there as the product that fills it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,16 @@ POSITIONS = 1024  # positions that a CPU thread works on at a time: with 4 x 96 
 _is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # the oldest releases lack it
 
 
+class Block(Protocol):
+    """The parts of a block after its depthwise convolution."""
+
+    norm: nn.LayerNorm
+    pwconv1: nn.Linear
+    grn: nn.Module
+    pwconv2: nn.Linear
+    gamma: nn.Parameter | None
+
+
 class Weights(NamedTuple):
     """Parameters of the pointwise part; ``None`` where a block has none."""
 
@@ -56,6 +66,13 @@ class Weights(NamedTuple):
     gamma: Tensor | None
     grn_gamma: Tensor | None
     grn_beta: Tensor | None
+
+    @property
+    def grn(self) -> tuple[Tensor, Tensor] | None:
+        """GRN's scale and shift."""
+        if self.grn_gamma is None or self.grn_beta is None:
+            return None
+        return self.grn_gamma, self.grn_beta
 
     def given(self) -> list[Tensor]:
         """The parameters that are not ``None``."""
@@ -89,15 +106,17 @@ def resolve_memory(memory: str) -> str:
     return memory
 
 
-def weights_of(block: nn.Module) -> Weights:
+def weights_of(block: Block) -> Weights:
     """A block's parameters after its depthwise convolution."""
     scale, shift = (block.grn.gamma, block.grn.beta) if isinstance(block.grn, GRN) else (None, None)
-    parts = (block.norm, block.pwconv1, block.pwconv2)
-    pairs = (w for part in parts for w in (part.weight, part.bias))
-    return Weights(*pairs, block.gamma, scale, shift)
+    norm, first, second = block.norm, block.pwconv1, block.pwconv2
+    return Weights(
+        norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias,
+        block.gamma, scale, shift,
+    )  # fmt: skip
 
 
-def is_bare(block: nn.Module) -> bool:
+def is_bare(block: Block) -> bool:
     """Whether calling the block's parts one by one does no more than the equations above.
 
     This is false with hooks on a part or on all modules, a replaced part (LoRA, quantisation, parametrised
@@ -127,7 +146,7 @@ def is_watched(x: Tensor, weights: Weights) -> bool:
     )
 
 
-def applies(block: nn.Module, x: Tensor) -> bool:
+def applies(block: Block, x: Tensor) -> bool:
     """Whether the hand-written gradients can replace autograd's at this call."""
     if not torch.is_grad_enabled() or not is_bare(block):
         return False
@@ -135,7 +154,7 @@ def applies(block: nn.Module, x: Tensor) -> bool:
     return any(t.requires_grad for t in (x, *weights.given())) and not is_watched(x, weights)
 
 
-def pointwise(block: nn.Module, x: Tensor, memory: str) -> Tensor:
+def pointwise(block: Block, x: Tensor, memory: str) -> Tensor:
     """(N, H, W, C), contiguous -> (N, H, W, C): the block after its depthwise convolution."""
     weights = weights_of(block)
     plan = Plan(block.norm.eps, memory == "lean", *dtypes(x, weights))
@@ -181,8 +200,8 @@ class _Pointwise(torch.autograd.Function):
     """The equations of this module; x (N, H, W, C) -> y (N, H, W, C)."""
 
     @staticmethod
-    def forward(ctx, plan: Plan, x: Tensor, *parameters: Tensor | None) -> Tensor:
-        weights = Weights(*parameters)
+    def forward(ctx: Any, plan: Plan, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        weights = Weights._make(parameters)
         fold, scale = split_scale(weights.gamma, plan.product)
         w2, b2 = _folded(weights, fold, plan.product)
         w1, b1 = weights.w1.to(plan.product), weights.b1.to(plan.product)
@@ -194,8 +213,8 @@ class _Pointwise(torch.autograd.Function):
             n = n.to(plan.product)
             h = linear(n, w1, b1) if hidden is None else torch.addmm(b1, n, w1.t(), out=hidden[piece])
             z = F.gelu(h)
-            if weights.grn_gamma is not None:
-                z = _grn(by_sample(z, x), weights)[0].view_as(z).to(plan.product)
+            if weights.grn is not None:
+                z = _grn(by_sample(z, x), *weights.grn)[0].view_as(z).to(plan.product)
             product = linear(z, w2, b2)
             y[piece] = product if scale is None else product * scale
         ctx.plan = plan
@@ -203,10 +222,11 @@ class _Pointwise(torch.autograd.Function):
         return y.view(x.shape)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, *parameters = ctx.saved_tensors
+        needed = dict(zip(("x", *Weights._fields), ctx.needs_input_grad[1:], strict=True))
         with torch.no_grad(), _no_autocast(x.device.type):  # backward() may be called inside autocast
-            grads = _backward(ctx.plan, grad, x, hidden, Weights(*parameters), ctx.needs_input_grad[1:])
+            grads = _backward(ctx.plan, grad, x, hidden, Weights._make(parameters), needed)
         if torch.is_grad_enabled():  # create_graph=True: refuse when these gradients are differentiated
             grads = _Once.apply(len(grads), *grads, grad, x, *parameters)
         return (None, *grads)
@@ -221,30 +241,29 @@ class _Once(torch.autograd.Function):
     """Passes on the first ``count`` tensors; a second derivative would be of the others."""
 
     @staticmethod
-    def forward(ctx, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         return tuple(t if t is None else t.view_as(t) for t in tensors[:count])
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
             "a ConvNeXt block with memory='lean' or 'leaner' has no second derivatives; set memory='plain'"
         )
 
 
 def _backward(
-    plan: Plan, grad: Tensor, x: Tensor, hidden: Tensor | None, weights: Weights, needed: tuple[bool, ...]
+    plan: Plan, grad: Tensor, x: Tensor, hidden: Tensor | None, weights: Weights, needed: Mapping[str, bool]
 ) -> list[Tensor | None]:
-    """Gradients of x and the weights, in this order; ``None`` where ``needed`` says so."""
-    of = Weights(*needed[1:])
-    of_norm = needed[0] or of.norm_weight or of.norm_bias
-    of_hidden = of_norm or of.w1 or of.b1
+    """Gradients of x and the weights, in this order; ``None`` where ``needed`` (by name) says so."""
+    of_norm = needed["x"] or needed["norm_weight"] or needed["norm_bias"]
+    of_hidden = of_norm or needed["w1"] or needed["b1"] or needed["grn_gamma"]
     fold, scale = split_scale(weights.gamma, plan.product)
     w2t = _folded(weights, fold, plan.product)[0].t().contiguous()
     w1, b1 = weights.w1.to(plan.product), weights.b1.to(plan.product)
     w1t = w1.t().contiguous()
     rows, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
     wide = torch.promote_types(plan.product, torch.float32)  # dtype of sums over pieces
-    total = Weights(*(None if w is None else torch.zeros_like(w, dtype=wide) for w in weights))
+    total = Weights._make(None if w is None else torch.zeros_like(w, dtype=wide) for w in weights)
     dx = torch.empty_like(rows) if of_norm else None
 
     for piece in pieces(x, weights.grn_gamma is not None):
@@ -253,22 +272,25 @@ def _backward(
         n = n.to(plan.product)
         h = linear(n, w1, b1) if hidden is None else hidden[piece]
         d = (grad[piece] if scale is None else grad[piece] * scale).to(plan.product)
-        z, dh = _backward_hidden(d, h, w2t, x, weights, total, of_hidden or of.grn_gamma)
+        z, dh = _backward_hidden(d, h, w2t, x, weights, total, of_hidden)
         total.b2.add_(d.sum(0, dtype=wide))
-        if of.w2 or of.gamma:
+        if needed["w2"] or needed["gamma"]:
             _add_product(total.w2, d.t(), z)
-        if of.w1:
+        if dh is None:
+            continue
+        if needed["w1"]:
             _add_product(total.w1, dh.t(), n)
-        if of.b1:
+        if needed["b1"]:
             total.b1.add_(dh.sum(0, dtype=wide))
-        if of_norm:
+        if dx is not None:
             dn = linear(dh, w1t, None).to(plan.norm)  # 4C -> C
             args = (dn, row, row.shape[1:], *moments, *weights[:2], (True, True, True))
             dx[piece], *affine = torch.ops.aten.native_layer_norm_backward(*args)
             for sums, part in zip(total[:2], affine, strict=True):
                 sums.add_(part)
     grads = (None if dx is None else dx.view(x.shape), *_unfolded(total, weights, fold, scale))
-    return [g.to(w.dtype) if need else None for g, w, need in zip(grads, (x, *weights), needed, strict=True)]
+    pairs = zip(grads, (x, *weights), needed.values(), strict=True)
+    return [g.to(w.dtype) if need else None for g, w, need in pairs]  # type: ignore[union-attr]  # needed, so there
 
 
 def _backward_hidden(
@@ -277,15 +299,16 @@ def _backward_hidden(
     """d (rows, C), h (rows, 4C) -> z and, if ``needed``, dh; GRN's scale's gradient adds to ``total``."""
     z = F.gelu(h)
     dz = linear(d, w2t, None) if needed else None  # C -> 4C
-    if weights.grn_gamma is not None:
-        a = by_sample(z, x)
-        z, response = _grn(a, weights)
+    if weights.grn is not None:
+        a, (scale, shift) = by_sample(z, x), weights.grn
+        z, response = _grn(a, scale, shift)
         z = z.view_as(h).to(h.dtype)
-        if needed:
-            dz, of_scale = _grn_backward(by_sample(dz, x), a, response, weights)
-            dz = dz.view_as(h).to(h.dtype)
+        if dz is not None:
+            da, of_scale = _grn_backward(by_sample(dz, x), a, response, scale)
+            dz = da.view_as(h).to(h.dtype)
+            assert total.grn_gamma is not None  # because the weights have one
             total.grn_gamma.add_(of_scale.view_as(total.grn_gamma))
-    return z, torch.ops.aten.gelu_backward.grad_input(dz, h, grad_input=dz) if needed else None
+    return z, None if dz is None else torch.ops.aten.gelu_backward.grad_input(dz, h, grad_input=dz)
 
 
 def _unfolded(total: Weights, weights: Weights, fold: Tensor | None, scale: Tensor | None) -> Weights:
@@ -295,7 +318,7 @@ def _unfolded(total: Weights, weights: Weights, fold: Tensor | None, scale: Tens
     if weights.grn_beta is not None:
         # z has beta added at every position, so its gradient is the sum of dz
         folded = w2 if fold is None else fold.to(w2.dtype)[:, None] * w2
-        beta = (shift @ folded).view_as(total.grn_beta)
+        beta = (shift @ folded).view_as(weights.grn_beta)
     if fold is not None:
         gamma = torch.einsum("ij,ij->i", product, w2) + shift * b2
         gamma = gamma if scale is None else gamma / scale
@@ -323,22 +346,22 @@ def by_sample(hidden: Tensor, x: Tensor) -> Tensor:
     return hidden.view(-1, x.shape[1] * x.shape[2], hidden.shape[-1])
 
 
-def _grn(a: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+def _grn(a: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """a (n, H W, 4C) -> GRN's output, of the same shape, and each channel's norm (n, 1, 4C)."""
     wide = torch.promote_types(a.dtype, torch.float32)
     response = torch.linalg.vector_norm(a, dim=1, keepdim=True, dtype=wide)
-    scale = 1 + weights.grn_gamma.flatten() * grn_relative(response)
-    return torch.addcmul(weights.grn_beta.flatten(), scale, a), response
+    scale = 1 + gamma.flatten() * grn_relative(response)
+    return torch.addcmul(beta.flatten(), scale, a), response
 
 
-def _grn_backward(dz: Tensor, a: Tensor, response: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+def _grn_backward(dz: Tensor, a: Tensor, response: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a (n, H W, 4C) and of GRN's scale gamma (4C,).
 
     With r the channels' norms, m their mean plus epsilon, u = r / m and S = sum(dz a) over
     positions: dgamma = sum(u S) over samples, du = gamma S, dr = (du - mean(du u)) / m and
     da = (1 + gamma u) dz + (dr / r) a, without the last term where a channel is 0 throughout.
     """
-    gamma, relative = weights.grn_gamma.flatten(), grn_relative(response)
+    gamma, relative = gamma.flatten(), grn_relative(response)
     overlap = (dz * a).sum(1, keepdim=True, dtype=response.dtype)  # S, (n, 1, 4C)
     of_relative = gamma * overlap
     centred = of_relative - (of_relative * relative).mean(-1, keepdim=True)

@@ -55,8 +55,8 @@ def onednn_is_exact(dtype: torch.dtype) -> bool:
     x = torch.linspace(-3, 3, 48).view(6, 8)
     weight, bias = torch.linspace(-1, 1, 40).view(5, 8).cos(), torch.linspace(-1, 1, 5)
     with torch.autocast("cpu", enabled=False):
-        expected = F.linear(x, weight, bias)
-    expected = expected, F.gelu(expected), expected - bias
+        y = F.linear(x, weight, bias)
+    expected = y, F.gelu(y), y - bias
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

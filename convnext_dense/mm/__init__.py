@@ -12,7 +12,7 @@ install_ops()
 
 from convnext_dense.mm import logs
 from convnext_dense.mm.datasets import repair
-from convnext_dense.mm.engine import checkpoint_io, checkpoints, hooks, loops, optimizer
+from convnext_dense.mm.engine import checkpoints, hooks, loops, optimizer
 from convnext_dense.mm.models import backbones, necks, registry, roadmap, tta
 
 checkpoints.read_safely_in_mmengine()

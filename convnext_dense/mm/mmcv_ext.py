@@ -122,8 +122,8 @@ def _roi_align_forward(
     aligned: bool,
 ) -> None:
     _refuse_max(pool_mode)
-    size = (aligned_height, aligned_width)
-    output.copy_(ops.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
+    hw = (aligned_height, aligned_width)
+    output.copy_(ops.roi_align(input, rois, hw, spatial_scale, sampling_ratio, aligned))
 
 
 def _roi_align_backward(
@@ -141,9 +141,9 @@ def _roi_align_backward(
     aligned: bool,
 ) -> None:
     _refuse_max(pool_mode)
-    size = (aligned_height, aligned_width)
+    hw = (aligned_height, aligned_width)
     gradient = ops.roi_align_backward(
-        grad_output, rois, grad_input.shape, size, spatial_scale, sampling_ratio, aligned
+        grad_output, rois, grad_input.shape, hw, spatial_scale, sampling_ratio, aligned
     )
     grad_input.add_(gradient)  # mmcv's kernels also add to the existing values
 

@@ -1,9 +1,10 @@
 """Optional packages: one place to import them."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -36,10 +37,10 @@ def without_compiled_torchvision() -> Iterator[None]:
     """
     register = torch.library.register_fake
 
-    def careful(op, *args, **kwargs):
+    def careful(op: Any, *args: Any, **kwargs: Any) -> Callable[[Callable], Callable]:
         decorate = register(op, *args, **kwargs)
 
-        def decorator(function):
+        def decorator(function: Callable) -> Callable:
             try:
                 return decorate(function)
             except RuntimeError:

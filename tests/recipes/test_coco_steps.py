@@ -12,8 +12,8 @@ from published import coco_tiny, config
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense import list_configs
-from convnext_dense.mm.models.complexity import two_stage_forward
 from convnext_dense.mm.config.edit import set_plain_batch_norm
+from convnext_dense.mm.models.complexity import two_stage_forward
 from convnext_dense.mm.models.meta_device import build_on_meta
 
 ALL = [name for name in list_configs() if name.startswith(("mask_rcnn/", "cascade/"))]

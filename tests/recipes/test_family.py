@@ -18,9 +18,9 @@ from repository import ROOT
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense import ARCHS, list_configs
 from convnext_dense.mm.bench.complexity import compare, countable_rows
-from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.mm.config.edit import set_plain_batch_norm
 from convnext_dense.mm.config.lr_plan import run_length
+from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.results import paper
 

@@ -10,8 +10,8 @@ import convnext_dense.mm
 import convnext_dense.mm.models.roadmap
 from convnext_dense import CheckpointError, get_config
 from convnext_dense.checkpoints.roadmap import from_resnet
-from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.mm.config.edit import set_pretrained
+from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.models import roadmap
 from convnext_dense.models.roadmap import STEPS, ResidualBlock

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convnext_dense.bench.timing import Conditions
 from convnext_dense.mm.models.complexity import MASK_ROIS, PROPOSALS
+from convnext_dense.mm.type_names import class_of
 
 OBJECTS = 8  # per image of a training step
 
@@ -31,6 +32,15 @@ def config_of(name: str) -> Config:
     return load_config(name)
 
 
+def own_backbone(cfg: Config) -> str:
+    """Class name of a backbone of this package, else an empty string: mmpretrain has a ConvNeXt, too."""
+    from mmengine.registry import MODELS
+
+    kind = class_of(cfg.model.backbone.type, MODELS)
+    own = isinstance(kind, type) and kind.__module__.startswith("convnext_dense.")
+    return kind.__name__ if own else ""
+
+
 def build_model(name: str, memory: str = "lean") -> nn.Module:
     """Detector or segmentor of a recipe with random weights and batch norms for one process."""
     from mmengine.registry import MODELS, init_default_scope
@@ -40,7 +50,7 @@ def build_model(name: str, memory: str = "lean") -> nn.Module:
     cfg = copy.deepcopy(config_of(name))
     set_pretrained(cfg, "none")
     set_plain_batch_norm(cfg, 1, "cpu")
-    if cfg.model.backbone.type == "ConvNeXt":
+    if own_backbone(cfg) == "ConvNeXt":
         cfg.model.backbone.memory = memory
     init_default_scope(cfg.get("default_scope", "mmengine"))
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.evaluation.identity import row_of
 from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.mm.type_names import type_name
 from convnext_dense.reports.curves import Log, read_log
 from convnext_dense.reports.html import Group, RunReport, build_page
 from convnext_dense.results import paper
@@ -135,7 +136,7 @@ def recipe_lines(cfg: Config, row: str | None) -> list[tuple[str, str]]:
         ("optimizer", f"{optimizer.type}, learning rate {optimizer.get('lr')}"),
         ("weight decay", str(optimizer.get("weight_decay", 0))),
         ("layer decay", str(decay) if decay else "none"),
-        ("precision", "mixed" if cfg.optim_wrapper.get("type") == "AmpOptimWrapper" else "single"),
+        ("precision", "mixed" if type_name(cfg.optim_wrapper) == "AmpOptimWrapper" else "single"),
         ("length", length),
         ("schedule", ", then ".join(steps) or "constant"),
     ]

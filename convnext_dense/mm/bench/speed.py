@@ -23,7 +23,14 @@ from convnext_dense.checkpoints.other_libraries import LEVELS
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.layers.lean_block import MEMORY
 from convnext_dense.mm.bench.mmpretrain import mmpretrain_model
-from convnext_dense.mm.bench.models import build_model, config_of, detect, segment, synthetic_samples
+from convnext_dense.mm.bench.models import (
+    build_model,
+    config_of,
+    detect,
+    own_backbone,
+    segment,
+    synthetic_samples,
+)
 from convnext_dense.mm.models.complexity import DETECTION_SHAPE
 from convnext_dense.models.archs import ARCHS
 from convnext_dense.models.convnext import ConvNeXt
@@ -64,8 +71,9 @@ def arch_of(name: str) -> str | None:
     row = paper.ROWS.get(name)
     if isinstance(row, paper.ImageNetRow):
         return row.arch
-    backbone = config_of(name).model.backbone
-    plain = backbone.type == "ConvNeXt" and isinstance(backbone.get("arch", "tiny"), str)
+    cfg = config_of(name)
+    backbone = cfg.model.backbone
+    plain = own_backbone(cfg) == "ConvNeXt" and isinstance(backbone.get("arch", "tiny"), str)
     return backbone.get("arch", "tiny") if plain and not backbone.get("use_grn") else None
 
 
@@ -162,7 +170,7 @@ def model_subjects(
     name: str, direction: Pass, conditions: Conditions, levels: Sequence[Level]
 ) -> Iterator[Subject | str]:
     """A row's whole model and those of its rivals in the paper's table."""
-    ours = config_of(name).model.backbone.type in OURS
+    ours = own_backbone(config_of(name)) in OURS
     if ours and direction == "training":
         for level in levels:
             entries = dict(memory=level.memory, with_cp=level.with_cp)

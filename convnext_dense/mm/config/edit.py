@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.type_names import type_name
+from convnext_dense.support.nested import mappings
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]
 STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
@@ -22,7 +24,7 @@ STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "Ite
 def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
     """Switch mixed precision on or off, or use the recipe's setting if the device supports it."""
     wrapper = cfg.optim_wrapper
-    recipe = wrapper.get("type", "OptimWrapper") == "AmpOptimWrapper"
+    recipe = type_name(wrapper) == "AmpOptimWrapper"
     wanted = recipe if amp is None else amp
     possible = device not in ("cpu", "mps")
     if amp and not possible:
@@ -54,19 +56,13 @@ def set_plain_batch_norm(cfg: Config, world_size: int, device: str) -> str | Non
     """Replace SyncBN by BN where it cannot run: one process, or no GPU."""
     if world_size > 1 and device == "cuda":
         return None
-    count = _rename_norms(cfg.model)
+    count = 0
+    for _, node in mappings(cfg.model):
+        if type_name(node) == "SyncBN":
+            node["type"] = "BN"
+            count += 1
     reason = "one process" if world_size == 1 else device
     return f"SyncBN runs as BN ({reason}; {count} norm configs)" if count else None
-
-
-def _rename_norms(node: object) -> int:
-    """Change every ``type='SyncBN'`` below ``node`` and return the number of changes."""
-    if isinstance(node, dict):
-        found = node.get("type") == "SyncBN"
-        if found:
-            node["type"] = "BN"
-        return found + sum(_rename_norms(value) for value in node.values())
-    return sum(_rename_norms(value) for value in node) if isinstance(node, list | tuple) else 0
 
 
 def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> list[str]:
@@ -93,7 +89,7 @@ def set_batch(cfg: Config, world_size: int, rule: BatchRule = "accumulate") -> l
         raise UserError("--scale-lr needs auto_scale_lr.base_batch_size in the config: the batch of the rate")
     own = cfg.optim_wrapper.get("accumulative_counts", 1) > 1  # the config itself counts batches
     accumulate = batches_of_step(recipe, per_batch) if rule == "accumulate" and not scaled and not own else 1
-    loop = cfg.train_cfg.get("type") or (
+    loop = type_name(cfg.train_cfg) or (
         "EpochBasedTrainLoop" if cfg.train_cfg.get("by_epoch") else "IterBasedTrainLoop"
     )
     if loop in STEP_LOOPS.values():  # a config from a work folder
@@ -132,13 +128,13 @@ def set_ema(cfg: Config, momentum: float | None) -> str | None:
         return None
     if not 0 < momentum < 1:
         raise UserError(f"--ema {momentum}: a number between 0 and 1; 0.0001 averages about 10,000 steps")
-    hooks = [hook for hook in cfg.get("custom_hooks") or [] if hook["type"] != "EMAHook"]
+    hooks = [hook for hook in cfg.get("custom_hooks") or [] if type_name(hook) != "EMAHook"]
     cfg["custom_hooks"] = [*hooks, ConfigDict(type="EMAHook", momentum=momentum)]
     return f"weights averaged with momentum {momentum:g}; the average is evaluated and saved"
 
 
 def set_checkpoints(cfg: Config, keep: int | None, best: str | None, minutes: float) -> None:
-    """Write checkpoints with :class:`convnext_dense.mm.engine.checkpoint_io.CheckpointKeeper`.
+    """Write checkpoints with :class:`convnext_dense.mm.engine.hooks.CheckpointKeeper`.
 
     Args:
         cfg: changed in place.
@@ -153,7 +149,7 @@ def set_checkpoints(cfg: Config, keep: int | None, best: str | None, minutes: fl
         raise UserError(f"--keep {keep}: at least one checkpoint must be kept")
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     hook = hooks.get("checkpoint") or ConfigDict(type="CheckpointHook", interval=1)
-    if hook["type"] not in ("CheckpointHook", "CheckpointKeeper"):
+    if type_name(hook) not in ("CheckpointHook", "CheckpointKeeper"):
         return
     hook.update(type="CheckpointKeeper", minutes=minutes)
     if keep is not None:
@@ -188,11 +184,11 @@ def set_backends(cfg: Config, log: str | None = None) -> None:
     # assigned, because setdefault of a Config returns a copy
     visualizer = cfg.get("visualizer") or ConfigDict(type="Visualizer")
     backends = list(visualizer.get("vis_backends") or [])
-    present = {backend["type"] for backend in backends}
+    present = {type_name(backend) for backend in backends}
     backends += [ConfigDict(type=kind, **options) for kind, options in wanted.items() if kind not in present]
     cfg["visualizer"] = ConfigDict(visualizer, vis_backends=backends)
     hooks = list(cfg.get("custom_hooks") or [])
-    if not any(hook["type"] == "GroupRatesHook" for hook in hooks):
+    if not any(type_name(hook) == "GroupRatesHook" for hook in hooks):
         cfg["custom_hooks"] = [*hooks, ConfigDict(type="GroupRatesHook")]
 
 

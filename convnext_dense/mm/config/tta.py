@@ -6,6 +6,7 @@ from mmengine.config import Config, ConfigDict
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.datasets.paths import datasets_of
+from convnext_dense.mm.type_names import type_name
 
 SEGMENTATION_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # as published for ADE20K
 DETECTION_RATIOS = (0.75, 1.0, 1.25)  # nothing is published
@@ -24,7 +25,7 @@ def set_tta(cfg: Config) -> str:
         raise UserError(f"--tta needs a segmentor or a detector with RoI heads, not {cfg.model.type}")
     ours = "SegmentationTTA" if segments else "DetectionTTA"
     wrapper = ConfigDict(cfg.get("tta_model") or dict(type=ours))
-    if wrapper.type.split(".")[-1] in _REPLACED:
+    if type_name(wrapper) in _REPLACED:
         wrapper = ConfigDict(type=ours)
     ratios = SEGMENTATION_RATIOS if segments else DETECTION_RATIOS
     for data in datasets_of(cfg, ("test",)):
@@ -43,7 +44,7 @@ def augmented_pipeline(steps: list[dict], ratios: tuple[float, ...]) -> list[dic
     Raises:
         UserError: a resize whose scale cannot be multiplied.
     """
-    kinds = [step.type.split(".")[-1] for step in steps]  # mmseg.Resize is a Resize
+    kinds = [type_name(step) for step in steps]
     load = [step for step, kind in zip(steps, kinds, strict=True) if kind.startswith("LoadImage")]
     resizes = [step for step, kind in zip(steps, kinds, strict=True) if "Resize" in kind]
     rest = [copy.deepcopy(step) for step in steps if step not in load and step not in resizes]

@@ -16,12 +16,13 @@ from typing import NamedTuple
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from convnext_dense.data.check import PairCheck, Problem, find_files, gather, size_on_disk
+from convnext_dense.data.check import PairCheck, Problem, find_files, gather
 from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
-from convnext_dense.data.image_io import PictureError, read_picture
+from convnext_dense.data.image_io import PictureError, read_picture, size_on_disk
 from convnext_dense.errors import DatasetNotFoundError, UserError
 from convnext_dense.mm.datasets import custom_classes
 from convnext_dense.mm.datasets.paths import SPLITS, check_data, datasets_of, required_paths
+from convnext_dense.mm.type_names import type_name
 from convnext_dense.reports.preflight import Report
 
 OF_CONTENT = {
@@ -40,7 +41,7 @@ class Item(NamedTuple):
 
     image: Path
     label_map: Path | None = None
-    size: tuple[int, int] | None = None
+    wh: tuple[int, int] | None = None
 
 
 class Found(NamedTuple):
@@ -80,7 +81,7 @@ def check_everything(cfg: Config, strict: bool, report: Report, bar: bool = True
     for splits, data in unique_datasets(cfg):
         name = " and ".join(splits)
         if data.get("backend_args"):
-            report.say(name, f"{data['type']} with a storage backend: its files are not checked")
+            report.say(name, f"{type_name(data)} with a storage backend: its files are not checked")
             continue
         try:
             found, line = check_dataset(cfg, data, name, bar)
@@ -131,7 +132,7 @@ def check_dataset(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[
         return found + images, f"{done} images of {path}, {annotations:,} annotations"
     if prefix.get("seg_map_path") and "decode_head" in cfg.model:
         return _check_segmentation(cfg, data, name, bar)
-    return [], f"{data['type']}: its files are not checked, only COCO's and ADE20K's layouts are"
+    return [], f"{type_name(data)}: its files are not checked, only COCO's and ADE20K's layouts are"
 
 
 def _masks(data: Mapping) -> bool:
@@ -150,13 +151,13 @@ def check_annotations(path: Path, folder: Path, masks: bool) -> tuple[list[Found
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        _, faults = repair(content, masks, lambda name: _size_or_none(folder / name))
+        _, faults = repair(content, masks, lambda name: size_on_disk(folder / name))
     except AnnotationFileError as error:
         raise UserError(f"{path}: {error}") from None
     except ValueError as error:
         raise UserError(f"cannot read annotations from {path} ({error})") from None
     items = [
-        Item(folder / entry["file_name"], None, _stated_size(entry))
+        Item(folder / entry["file_name"], None, _stated_wh(entry))
         for entry in content["images"]
         if isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
     ]
@@ -170,16 +171,9 @@ def _of_annotations(fault: Fault, path: Path) -> Found:
     return Found(problem, {}, kind.done, not kind.breaks_evaluation)
 
 
-def _stated_size(entry: Mapping) -> tuple[int, int] | None:
-    size = entry.get("width"), entry.get("height")
-    return size if all(isinstance(side, int) for side in size) else None
-
-
-def _size_or_none(path: Path) -> tuple[int, int] | None:
-    try:
-        return size_on_disk(path)
-    except (OSError, ValueError, SyntaxError):
-        return None
+def _stated_wh(entry: Mapping) -> tuple[int, int] | None:
+    wh = entry.get("width"), entry.get("height")
+    return wh if all(isinstance(side, int) for side in wh) else None
 
 
 # ---- images and label maps
@@ -195,8 +189,7 @@ def check_images(items: Sequence[Item], name: str, bar: bool) -> tuple[list[Foun
 def _check_segmentation(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
     """Check names as every run does at its start, then the content of all files."""
     structure, _, _ = custom_classes.check_dataset(cfg, data, 0.0)  # 0 s: only names
-    heads = cfg.model.decode_head
-    head = heads[-1] if isinstance(heads, list | tuple) else heads
+    head = custom_classes.last_head(cfg)
     classes = max(head["num_classes"], len(custom_classes.class_names(data) or ()))
     check = PairCheck(classes, head.get("ignore_index", 255), custom_classes.reduces_zero_label(data))
     faults, items = ImageFaults(), list(_pairs(data))
@@ -240,7 +233,7 @@ class ImageFaults:
     def add(self, item: Item) -> bool:
         """Decode one image as training will; return whether it is good."""
         try:
-            read_picture(item.image.read_bytes(), item.size)
+            read_picture(item.image.read_bytes(), item.wh)
         except FileNotFoundError:
             self.missing[str(item.image)] = ""
         except PictureError as error:

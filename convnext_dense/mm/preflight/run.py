@@ -38,6 +38,7 @@ from convnext_dense.mm.preflight.steps import (
     measure_steps,
 )
 from convnext_dense.mm.preflight.weights import checkpoint_bytes, load, wrap
+from convnext_dense.mm.type_names import type_name
 from convnext_dense.reports.preflight import (
     Length,
     Pace,
@@ -189,7 +190,7 @@ class _Preflight:
     ) -> tuple[Measured, Samples] | None:
         """Measure steps on the largest batch, their memory, and the largest batch that fits."""
         samples = largest_samples(self.cfg, self.loaders["train_dataloader"], loader.dataset)
-        image, batch = (_by(size) for size in samples.largest)
+        image, batch = (_by(hw) for hw in samples.largest)
         shape = f"{self.batch_size} x {batch}"
         self.report.say(
             "shape", f"largest image {image}, largest batch {shape} (height x width); {samples.source}"
@@ -302,12 +303,12 @@ class _Preflight:
     @property
     def averages(self) -> bool:
         """Whether an average of the weights is kept."""
-        return any(hook["type"] == "EMAHook" for hook in self.cfg.get("custom_hooks") or [])
+        return any(type_name(hook) == "EMAHook" for hook in self.cfg.get("custom_hooks") or [])
 
     def disk(self, model: nn.Module, optim_wrapper: OptimWrapper) -> None:
         """Compare the checkpoints of the run with the free space."""
         hook = (self.cfg.get("default_hooks") or {}).get("checkpoint")
-        if not hook or hook["type"] not in ("CheckpointHook", "CheckpointKeeper"):
+        if not hook or type_name(hook) not in ("CheckpointHook", "CheckpointKeeper"):
             self.report.say("disk", "no known checkpoint hook")
             return
         plain = checkpoint_bytes(model)
@@ -334,8 +335,8 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def _by(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def _by(hw: Sequence[int]) -> str:
+    return f"{hw[0]}x{hw[1]}"
 
 
 def _workers(count: int) -> str:

@@ -10,16 +10,17 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from torch.utils.data import Dataset
 
-from convnext_dense.mm.datasets.paths import iter_datasets
+from convnext_dense.mm.datasets.paths import INNER, iter_datasets
 from convnext_dense.mm.preflight.shape import (
     Largest,
     UnknownSizeError,
     around,
-    bare_type,
     is_grouped,
     largest_shape,
     pad,
 )
+from convnext_dense.mm.type_names import type_name
+from convnext_dense.support.nested import mappings
 
 DRAWN = 32  # samples drawn where the pipeline does not determine its largest image
 LOOK_SECONDS = 5.0  # to find the fullest images
@@ -74,8 +75,8 @@ def largest_samples(cfg: Config, loader: Mapping, dataset: Dataset) -> Samples:
     except UnknownSizeError as error:
         return _drawn(dataset, order, cfg.model.get("data_preprocessor") or {}, batch_size, str(error))
     leaf = next(iter_datasets(loader["dataset"]))
-    load = [step for step in leaf["pipeline"] if bare_type(step).startswith("Load")]
-    pack = [step for step in leaf["pipeline"] if bare_type(step).startswith("Pack")]
+    load = [step for step in leaf["pipeline"] if type_name(step).startswith("Load")]
+    pack = [step for step in leaf["pipeline"] if type_name(step).startswith("Pack")]
 
     def make(index: int, parts: int = 1) -> dict | None:
         scale = tuple(side // parts for side in largest.batch[::-1])
@@ -103,11 +104,9 @@ def _shape_of_config(cfg: Config, batch_size: int) -> Largest:
     Raises:
         UnknownSizeError: they do not follow from it.
     """
-    node = cfg.train_dataloader.dataset
-    while "dataset" in node or "datasets" in node:
-        if bare_type(node) not in WRAPPERS:
-            raise UnknownSizeError(f"{node['type']} makes its own images")
-        node = node.get("dataset") or node["datasets"][0]
+    for _, data in mappings(cfg.train_dataloader.dataset, INNER):
+        if any(key in data for key in INNER) and type_name(data) not in WRAPPERS:
+            raise UnknownSizeError(f"{type_name(data)} makes its own images")
     preprocessor = cfg.model.get("data_preprocessor") or {}
     scope, grouped = cfg.get("default_scope") or "mmengine", is_grouped(cfg.train_dataloader)
     found = [
@@ -126,8 +125,8 @@ def _drawn(
     """Return the largest of some samples as training gets them."""
     items = [dataset[index] for index in order[:DRAWN]]
     items.sort(key=lambda item: -item["inputs"].shape[-2] * item["inputs"].shape[-1])
-    sizes = [tuple(item["inputs"].shape[-2:]) for item in items]
-    image, batch = pad(sizes[0], preprocessor), pad(around(sizes[:batch_size]), preprocessor)
+    hws = [tuple(item["inputs"].shape[-2:]) for item in items]
+    image, batch = pad(hws[0], preprocessor), pad(around(hws[:batch_size]), preprocessor)
     return Samples(
         items[: min(batch_size, 4)],
         Largest(image, batch),

@@ -1,17 +1,23 @@
 """The largest image and the largest batch that a training pipeline can make, from its config alone.
 
-A few image sizes of all proportions go through the size rules of the transforms, with every extreme of
-their random choices. No pixels are computed. A batch is padded to the height of its highest and the width of
-its widest image, so its largest shape may match no single image: a landscape beside an upright crop.
+Blank images of all proportions go through the pipeline's own transforms, built once for every extreme of
+their random choices. A batch is padded to the height of its highest and the width of its widest image, so
+its largest shape may match no single image: a landscape beside an upright crop.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
-Size = tuple[int, int]
+import numpy as np
+from mmengine.registry import TRANSFORMS
+
+from convnext_dense.mm.type_names import type_name
+from convnext_dense.support.nested import mappings
+
+HW = tuple[int, int]
 """(height, width) in pixels."""
 
-PREFIXES = ("mmengine.", "mmcv.", "mmdet.", "mmseg.")
 UNCHANGED = {
     *("LoadImageFromFile", "LoadAnnotations", "LoadCheckedImage", "LoadCheckedAnnotations", "RandomFlip"),
     *("PackDetInputs", "PackSegInputs", "ReportDropped", "FilterAnnotations", "LoadPanopticAnnotations"),
@@ -19,9 +25,11 @@ UNCHANGED = {
     *("Color", "Brightness", "Contrast", "Sharpness", "Solarize", "Posterize", "Equalize", "Invert"),
     *("CutOut", "RandomErasing", "Corrupt", "Normalize", "GenerateEdge", "CLAHE", "AdjustGamma", "RGB2Gray"),
 }  # fmt: skip
+NOT_RANDOM = {"Resize", "FixScaleResize", "FixShapeResize", "ResizeShortestEdge", "ResizeToMultiple", "Pad"}
+RESIZES = {"Resize", "RandomResize", "RandomChoiceResize"}
+CONTENT = ("pad_val", "cat_max_ratio")  # entries about colours and labels, which blank images do not have
 PROPORTIONS = (1.0, 1.1, 1.25, 4 / 3, 1.5, 1.6, 16 / 9, 2.0, 2.5, 3.0)  # long side by short side
 SHORT_SIDES = (480, 1440)  # if the result depends on it, the pipeline does not determine the largest
-BETWEEN = 8  # steps through the range of a random crop
 
 
 class UnknownSizeError(ValueError):
@@ -31,8 +39,8 @@ class UnknownSizeError(ValueError):
 class Largest(NamedTuple):
     """(height, width) of the largest image after padding, and of the largest batch."""
 
-    image: Size
-    batch: Size
+    image: HW
+    batch: HW
 
 
 def largest_shape(
@@ -71,183 +79,145 @@ def _largest(
     proportions = sorted({*PROPORTIONS, *_proportions(pipeline)})
     landscape = {(side, round(side * proportion)) for proportion in proportions}
     upright = {(width, height) for height, width in landscape}
-    outcomes = [run_sizes(pipeline, sizes, scope, proportions) for sizes in (landscape, upright)]
-    image = max((pad(size, preprocessor) for size in outcomes[0] | outcomes[1]), key=_area)
+    outcomes = [run_sizes(pipeline, hws, scope) for hws in (landscape, upright)]
+    image = max((pad(hw, preprocessor) for hw in outcomes[0] | outcomes[1]), key=_area)
     if batch_size == 1:
         return Largest(image, image)
     mixed = outcomes if grouped else [outcomes[0] | outcomes[1]]
-    batch = max((pad(around(sizes), preprocessor) for sizes in mixed), key=_area)
+    batch = max((pad(around(hws), preprocessor) for hws in mixed), key=_area)
     return Largest(image, batch)
 
 
-def _area(size: Size) -> tuple[int, int]:
+def _area(hw: HW) -> tuple[int, int]:
     """Sort key; of two equal areas, the landscape wins."""
-    return size[0] * size[1], size[1]
+    return hw[0] * hw[1], hw[1]
 
 
-def around(sizes: Iterable[Size]) -> Size:
-    """The shape that holds all ``sizes``."""
-    heights, widths = zip(*sizes, strict=True)
+def around(hws: Iterable[HW]) -> HW:
+    """The shape that holds all of ``hws``."""
+    heights, widths = zip(*hws, strict=True)
     return max(heights), max(widths)
 
 
 def _proportions(node: object) -> Iterator[float]:
     """Long side by short side of every ``scale`` below ``node``: the images that fill it completely."""
-    if isinstance(node, Mapping):
+    for _, step in mappings(node):
         for key in ("scale", "scales"):
-            for scale in _scales(node.get(key)):
-                yield max(scale) / min(scale)
-        yield from _proportions(list(node.values()))
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from _proportions(item)
+            for scale in _several(step.get(key) or []):
+                if isinstance(scale, list | tuple) and min(scale) > 0:
+                    yield max(scale) / min(scale)
 
 
-def _scales(value: object) -> list[Size]:
-    """One scale or several -> several."""
-    if not isinstance(value, list | tuple) or not value:
-        return []
-    if isinstance(value[0], list | tuple):
-        return [tuple(scale) for scale in value]
-    return [tuple(value)] if all(isinstance(side, int | float) and side > 0 for side in value) else []
+def _several(scales: object) -> list:
+    """One scale, which is a tuple or a number, or a list of them -> a list of them."""
+    return scales if isinstance(scales, list) else [scales]
 
 
 # ---- transforms
 
 
 def run_sizes(
-    pipeline: Sequence[Mapping], sizes: set[Size], scope: str, proportions: Sequence[float] = ()
-) -> set[Size]:
+    pipeline: Sequence[Mapping], hws: set[HW], scope: str, proportions: Iterable[float] = ()
+) -> set[HW]:
     """Sizes after ``pipeline``, for every extreme of its random choices.
 
     Args:
         pipeline: transforms; all extremes of random sizes are followed.
-        sizes: sizes of the input images.
+        hws: sizes of the input images.
         scope: ``mmdet`` or ``mmseg``.
-        proportions: proportions of crops to check beside the extreme ones.
+        proportions: proportions of crops to be followed beside those of the scales in ``pipeline``.
+
+    Raises:
+        UnknownSizeError: an unknown transform, or one that fails on a blank image.
+    """
+    proportions = {*proportions, *_proportions(pipeline)}
+    for transform in pipeline:
+        kind = type_name(transform)
+        if kind in ("RandomChoice", "RandomApply"):
+            steps = transform["transforms"]
+            branches = [steps, []] if kind == "RandomApply" else steps
+            pipelines = [[branch] if isinstance(branch, Mapping) else branch for branch in branches]
+            hws = set().union(*(run_sizes(branch, hws, scope, proportions) for branch in pipelines))
+        elif kind not in UNCHANGED:
+            hws = {hw for fixed in extremes(transform, proportions) for hw in _run_one(fixed, hws, scope)}
+    return hws
+
+
+def extremes(transform: Mapping, proportions: Iterable[float] = ()) -> list[dict]:
+    """``transform`` with each extreme of its random choice of a size in place of the choice.
+
+    Args:
+        transform: config of a transform.
+        proportions: long by short side of crops to be followed beside the extreme ones.
 
     Raises:
         UnknownSizeError: an unknown transform.
     """
-    for transform in pipeline:
-        sizes = _run_one(transform, sizes, scope, proportions)
-    return sizes
-
-
-def _run_one(transform: Mapping, sizes: set[Size], scope: str, proportions: Sequence[float]) -> set[Size]:
-    kind = bare_type(transform)
-    if kind in UNCHANGED:
-        return sizes
-    if kind == "RandomChoice":
-        branches = (run_sizes(branch, sizes, scope, proportions) for branch in transform["transforms"])
-        return set().union(*branches)
-    if kind == "RandomApply":
-        steps = transform["transforms"]
-        return sizes | run_sizes([steps] if isinstance(steps, Mapping) else steps, sizes, scope, proportions)
-    if kind in ("Resize", "RandomResize", "RandomChoiceResize"):
-        return _resized(kind, transform, sizes)
+    kind, inner = type_name(transform), type_name(transform.get("resize_type", "Resize"))
+    if inner not in NOT_RANDOM:
+        raise UnknownSizeError(f"the effect of {inner} on sizes is unknown")
+    if kind in NOT_RANDOM:
+        return [dict(transform)]
+    if kind == "RandomChoiceResize":
+        return [dict(transform, scales=[scale]) for scale in _several(transform["scales"])]
+    if kind == "RandomResize" and isinstance(transform["scale"][0], tuple):  # ends of a range for each side
+        scales = product(*zip(*transform["scale"], strict=True))
+        return [dict(transform, scale=scale, ratio_range=(1.0, 1.0)) for scale in scales]
+    if kind == "RandomResize":
+        return [dict(transform, ratio_range=(ratio, ratio)) for ratio in transform["ratio_range"]]
     if kind == "RandomCrop":
-        crop = _mmseg_crop if scope == "mmseg" else _mmdet_crop
-        return {cut for size in sizes for cut in crop(transform, size, proportions)}
-    if kind == "Pad":
-        return {_pad_transform(transform, size) for size in sizes}
+        return _crops(transform, proportions)
     raise UnknownSizeError(f"the effect of {kind} on sizes is unknown")
 
 
-def bare_type(cfg: Mapping) -> str:
-    """``type`` of a config entry without its scope; it may be the class itself."""
-    kind = cfg["type"] if isinstance(cfg["type"], str) else cfg["type"].__name__
-    for prefix in PREFIXES:
-        kind = kind.removeprefix(prefix)
-    return kind
-
-
-def _resized(kind: str, transform: Mapping, sizes: set[Size]) -> set[Size]:
-    keep_ratio = (transform.get("resize_cfg") or transform).get("keep_ratio", False)
-    factor = transform.get("scale_factor")
-    if factor is not None:
-        by = factor if isinstance(factor, list | tuple) else (factor, factor)  # width, height
-        return {(int(h * by[1] + 0.5), int(w * by[0] + 0.5)) for h, w in sizes}
-    if transform.get("resize_type", "Resize") not in ("Resize", "mmcv.Resize", "mmdet.Resize"):
-        raise UnknownSizeError(f"the effect of {transform['resize_type']} on sizes is unknown")
-    scales = _scales(transform.get("scales" if kind == "RandomChoiceResize" else "scale"))
-    if not scales:
-        raise UnknownSizeError(f"{kind} without a fixed scale")
-    if kind == "RandomResize":
-        ratios = transform.get("ratio_range") or (1.0, 1.0)
-        if len(scales) == 2:  # the ends of a range for each side
-            scales = [(a[0], b[1]) for a in scales for b in scales]
-        scales = [(int(w * ratio), int(h * ratio)) for w, h in scales for ratio in ratios]
-    return {_fit(size, scale, keep_ratio) for size in sizes for scale in scales}
-
-
-def _fit(size: Size, scale: Sequence[float], keep_ratio: bool) -> Size:
-    """Resize like mmcv: as large as long and short side of ``scale`` (width, height) allow."""
-    if not keep_ratio:
-        return int(scale[1]), int(scale[0])
-    factor = min(max(scale) / max(size), min(scale) / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
-
-
-def _mmseg_crop(transform: Mapping, size: Size, _: Sequence[float]) -> set[Size]:
-    """``crop_size`` is a side, or (height, width)."""
-    crop = transform["crop_size"]
-    crop = (crop, crop) if isinstance(crop, int) else crop
-    return {(min(crop[0], size[0]), min(crop[1], size[1]))}
-
-
-def _mmdet_crop(transform: Mapping, size: Size, proportions: Sequence[float]) -> set[Size]:
-    """``crop_size`` is (width, height), in pixels or relative, or a range from the first to the second."""
-    first, second = transform["crop_size"]
+def _crops(transform: Mapping, proportions: Iterable[float]) -> list[dict]:
+    """Crops of fixed size for one of mmdet or mmseg, whose orders of ``crop_size`` differ."""
     kind = transform.get("crop_type", "absolute")
-    if kind == "absolute":
-        return {(min(second, size[0]), min(first, size[1]))}
-    if kind == "relative":
-        return {(int(size[0] * second + 0.5), int(size[1] * first + 0.5))}
-    if kind == "absolute_range":
-        ranges = [(min(side, first), min(side, second)) for side in size]
-    else:  # relative_range, of (height, width)
-        ranges = [(int(side * low + 0.5), side) for side, low in zip(size, (first, second), strict=True)]
-    heights, widths = (
-        [low + (high - low) * i // BETWEEN for i in range(BETWEEN + 1)] for low, high in ranges
-    )
-    crops = {(height, width) for height in heights for width in widths}
-    for height in heights:  # those that fill a scale completely lie in between
-        wide = (round(height * p) for p in (*proportions, *(1 / p for p in proportions)))
-        crops |= {(height, width) for width in wide if ranges[1][0] <= width <= ranges[1][1]}
-    return crops
+    if not kind.endswith("_range"):
+        return [dict(transform)]
+    low, high = transform["crop_size"]
+    if kind == "absolute_range":  # both sides from the first to the second, in pixels
+        whs = set(product((low, high), repeat=2))
+        for short in (round(high / proportion) for proportion in proportions):
+            # what later fills a scale completely lies between the extremes
+            whs |= {(high, short), (short, high)} if short >= low else set()
+    else:  # height from the first to 1, width from the second
+        whs = set(product((high, (high + 1) / 2, 1.0), (low, (low + 1) / 2, 1.0)))
+    return [dict(transform, crop_type=kind.removesuffix("_range"), crop_size=wh) for wh in whs]
 
 
-def _pad_transform(transform: Mapping, size: Size) -> Size:
-    fixed = transform.get("size")  # width, height
-    if transform.get("pad_to_square"):
-        fixed = (max(size), max(size))
-    if fixed is not None:
-        fixed = (fixed, fixed) if isinstance(fixed, int) else fixed
-        size = max(size[0], fixed[1]), max(size[1], fixed[0])
-    return _up(size, transform.get("size_divisor"))
+def _run_one(transform: Mapping, hws: set[HW], scope: str) -> set[HW]:
+    """Sizes that a transform makes of blank images."""
+    cfg = {key: value for key, value in transform.items() if key not in CONTENT}
+    if {type_name(cfg), type_name(cfg.get("resize_type", "Resize"))} <= RESIZES:
+        cfg["interpolation"] = "nearest"  # the fastest
+    state = np.random.get_state()  # where a crop lies is drawn
+    try:
+        built = TRANSFORMS.build(dict(cfg, _scope_=scope))
+        blank = (dict(img=np.zeros(hw, np.uint8), img_shape=hw) for hw in hws)
+        return {built(results)["img"].shape[:2] for results in blank}
+    except Exception as error:  # of the toolboxes or of a user's class
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnknownSizeError(f"{type_name(transform)} does not run on a blank image ({said})") from None
+    finally:
+        np.random.set_state(state)
 
 
 # ---- batches
 
 
-def pad(size: Size, preprocessor: Mapping) -> Size:
-    """(height, width) of a batch that holds ``size``, as the model's ``data_preprocessor`` pads it."""
+def pad(hw: HW, preprocessor: Mapping) -> HW:
+    """(height, width) of a batch that holds ``hw``, as the model's ``data_preprocessor`` pads it."""
     fixed = preprocessor.get("size")  # mmseg: height, width
-    size = (max(size[0], fixed[0]), max(size[1], fixed[1])) if fixed else tuple(size)
-    size = _up(size, preprocessor.get("pad_size_divisor") or preprocessor.get("size_divisor"))
+    hw = (max(hw[0], fixed[0]), max(hw[1], fixed[1])) if fixed else tuple(hw)
+    divisor = preprocessor.get("pad_size_divisor") or preprocessor.get("size_divisor") or 1
+    hw = tuple(-(-side // divisor) * divisor for side in hw)
     for augment in preprocessor.get("batch_augments") or ():
-        if augment["type"].endswith("BatchFixedSizePad"):
-            size = max(size[0], augment["size"][0]), max(size[1], augment["size"][1])
-    return size
-
-
-def _up(size: Size, divisor: int | None) -> Size:
-    """The next multiples of ``divisor``."""
-    return tuple(-(-side // divisor) * divisor for side in size) if divisor and divisor > 1 else size
+        if type_name(augment) == "BatchFixedSizePad":
+            hw = max(hw[0], augment["size"][0]), max(hw[1], augment["size"][1])
+    return hw
 
 
 def is_grouped(dataloader: Mapping) -> bool:
     """Whether batches hold only landscape or only upright images."""
-    sampler = dataloader.get("batch_sampler")
-    return bool(sampler) and bare_type(sampler) == "AspectRatioBatchSampler"
+    return type_name(dataloader.get("batch_sampler")) == "AspectRatioBatchSampler"

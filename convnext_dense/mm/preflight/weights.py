@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from mmengine import dist
 from mmengine.config import Config
@@ -13,6 +13,8 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import Tensor, nn
 
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
+from convnext_dense.mm.type_names import is_pretrained
+from convnext_dense.support.nested import mappings
 
 
 def load(model: nn.Module, cfg: Config) -> tuple[str, int]:
@@ -62,9 +64,8 @@ def _lines_of_core() -> Iterator[list[str]]:
 def _pretrained(model: nn.Module) -> str:
     """The file that the backbone, or the whole model, is initialised from; empty for none."""
     for part in (getattr(model, "backbone", None), model):
-        init = getattr(part, "init_cfg", None)
-        for entry in init if isinstance(init, list) else [init]:
-            if isinstance(entry, Mapping) and entry.get("type") == "Pretrained":
+        for _, entry in mappings(getattr(part, "init_cfg", None), keys=()):
+            if is_pretrained(entry):
                 return str(entry["checkpoint"])
     return ""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from convnext_dense.mm.swap.channels import Change, Path, consumer_changes, decoder_changes
+from convnext_dense.mm.swap.channels import Change, consumer_changes, decoder_changes
 from convnext_dense.mm.swap.heads import float32_changes
 from convnext_dense.mm.swap.probe import (
     Levels,
@@ -18,9 +18,11 @@ from convnext_dense.mm.swap.probe import (
     passed_on,
     probe,
 )
+from convnext_dense.mm.type_names import is_pretrained, type_name
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.layer_decay import DecayType
 from convnext_dense.results.paper import facebook
+from convnext_dense.support.nested import Path, mappings
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
 # Initial weights of the released recipes. For ImageNet-22K these are the pre-trained weights, not those
@@ -110,7 +112,7 @@ def swap_backbone(
     ]
     for change in changes:
         put(new, change.path, copy.deepcopy(change.new))
-    if (new.get("optim_wrapper") or {}).get("type") == "AmpOptimWrapper":
+    if type_name(new.get("optim_wrapper")) == "AmpOptimWrapper":
         mended = list(float32_changes(new.model, cfg.get("default_scope") or "mmengine"))
         for change in mended:
             put(new, change.path, change.new)
@@ -151,17 +153,13 @@ def _checked_backbone(cfg: Config) -> Mapping:
         raise RefusedError("the model reads clips of video, not single images")
     if "language_model" in model or "text_encoder" in model:
         raise RefusedError("the model reads text as well: its backbone was trained together with words")
-    if any("rfp_backbone" in neck for neck in _dicts(model.get("neck"))):
+    if any("rfp_backbone" in neck for _, neck in mappings(model.get("neck"), keys=())):
         raise RefusedError("the neck feeds back into the backbone (RFP): it takes inputs beside the image")
     shared = (model.get("roi_head") or {}).get("shared_head")
     if shared:
         kind = shared.get("type")
         raise RefusedError(f"roi_head.shared_head ({kind}) is the last stage of the old backbone")
     return model.backbone
-
-
-def _dicts(node: object) -> list[Mapping]:
-    return [node] if isinstance(node, Mapping) else [n for n in node or [] if isinstance(n, Mapping)]
 
 
 def _image_channels(cfg: Config) -> int:
@@ -211,7 +209,7 @@ def _weight_changes(cfg: Config) -> Iterator[Change]:
     """Changes that remove weights of the old backbone from other entries."""
     named = {("model", "pretrained"): cfg.model.get("pretrained"), ("load_from",): cfg.get("load_from")}
     init = cfg.model.get("init_cfg")
-    if isinstance(init, Mapping) and init.get("type") == "Pretrained":
+    if is_pretrained(init):
         named["model", "init_cfg"] = init
     for path, value in named.items():
         if value:
@@ -230,7 +228,7 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
     custom = {key: dict(value) for key, value in kept.items() if "backbone" not in key}
     if custom:
         paramwise["custom_keys"] = custom
-    mixed = amp or old.get("type") == "AmpOptimWrapper"
+    mixed = amp or type_name(old) == "AmpOptimWrapper"
     wrapper: dict = dict(
         type="AmpOptimWrapper" if mixed else "OptimWrapper",
         optimizer=dict(type="AdamW", lr=lr, betas=(0.9, 0.999), weight_decay=0.05),

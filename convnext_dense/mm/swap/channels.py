@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-Path = tuple[str | int, ...]
+from convnext_dense.support.nested import Path, mappings
 
 IN_CHANNELS = ("in_channels", "in_channel", "c1_in_channels")  # how consumers name their input channels
 DECODER_CHANNELS = 256
@@ -38,11 +38,8 @@ def consumer_changes(
     elif neck:  # several in a row: only the first one reads the backbone
         yield from _channel_changes(neck[0], ("model", "neck", 0), old, new)
     else:
-        for key, node in model.items():
-            if key in NOT_CONSUMERS:
-                continue
-            for path, consumer in _nodes(key, node):
-                yield from _channel_changes(consumer, ("model", *path), old, new)
+        for path, head in _heads(model):
+            yield from _channel_changes(head, path, old, new)
         yield from _region_changes(model.get("roi_head") or {}, old, new)
 
 
@@ -57,37 +54,36 @@ def decoder_changes(model: Mapping, strides: tuple[int, ...], new: tuple[int, ..
     """
     neck = dict(type="FPN", in_channels=list(new), out_channels=DECODER_CHANNELS, num_outs=len(new))
     yield Change(("model", "neck"), None, neck, "takes the place of the old backbone's decoder")
+    for path, head in _heads(model):
+        index = head.get("in_index", -1)
+        if not isinstance(index, int) or "in_channels" not in head:
+            continue
+        level = max(strides[index], 4).bit_length() - 3  # stride 4 -> 0, 8 -> 1
+        found = dict(in_index=level, in_channels=DECODER_CHANNELS)
+        for entry, value in found.items():
+            if head.get(entry) != value:
+                why = f"reads the pyramid at stride {4 * 2**level}"
+                yield Change((*path, entry), head.get(entry), value, why)
+
+
+def _heads(model: Mapping) -> Iterator[tuple[Path, Mapping]]:
+    """Heads and other parts of a model that read maps, with their paths."""
     for key, node in model.items():
-        for path, head in _nodes(key, node) if key not in NOT_CONSUMERS else ():
-            index = head.get("in_index", -1)
-            if not isinstance(index, int) or "in_channels" not in head:
-                continue
-            level = max(strides[index], 4).bit_length() - 3  # stride 4 -> 0, 8 -> 1
-            found = dict(in_index=level, in_channels=DECODER_CHANNELS)
-            for entry, value in found.items():
-                if head.get(entry) != value:
-                    why = f"reads the pyramid at stride {4 * 2**level}"
-                    yield Change(("model", *path, entry), head.get(entry), value, why)
-
-
-def _nodes(key: str, node: object) -> list[tuple[Path, Mapping]]:
-    if isinstance(node, Mapping):
-        return [((key,), node)]
-    items = enumerate(node) if isinstance(node, list | tuple) else ()
-    return [((key, i), item) for i, item in items if isinstance(item, Mapping)]
+        if key not in (*NOT_CONSUMERS, "neck"):
+            for path, head in mappings(node, keys=()):
+                yield ("model", key, *path), head
 
 
 def _passed_changes(
     model: Mapping, old: tuple[int, ...], new: tuple[int, ...], passed: Mapping[int, int]
 ) -> Iterator[Change]:
     """Heads that read a level of the backbone through a neck that does not change it (JPU)."""
-    for key, node in model.items():
-        for path, head in _nodes(key, node) if key not in (*NOT_CONSUMERS, "neck") else ():
-            index = head.get("in_index", -1)
-            level = passed.get(index) if isinstance(index, int) else None  # a head may read several
-            if level is not None and head.get("in_channels") == old[level]:
-                why = "channels of a level that the neck passes on"
-                yield Change(("model", *path, "in_channels"), old[level], new[level], why)
+    for path, head in _heads(model):
+        index = head.get("in_index", -1)
+        level = passed.get(index) if isinstance(index, int) else None  # a head may read several
+        if level is not None and head.get("in_channels") == old[level]:
+            why = "channels of a level that the neck passes on"
+            yield Change((*path, "in_channels"), old[level], new[level], why)
 
 
 def _region_changes(roi_head: Mapping, old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:

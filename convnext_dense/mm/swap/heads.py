@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from mmengine.registry import MODELS as ROOT
 
 from convnext_dense.mm.models.registry import MODELS, SCOPE
-from convnext_dense.mm.swap.channels import NOT_CONSUMERS, Change, Path
+from convnext_dense.mm.swap.channels import NOT_CONSUMERS, Change
+from convnext_dense.mm.type_names import class_of, type_name
+from convnext_dense.support.nested import mappings
 
 WHY = "keeps coordinates, losses and NMS in float32 under AMP"
 
@@ -18,26 +20,19 @@ def float32_changes(model: Mapping, scope: str) -> Iterator[Change]:
         scope: ``mmdet``, ``mmseg`` or another registry in which the types are looked up.
     """
     for key, node in model.items():
-        if key not in NOT_CONSUMERS:
-            yield from _below(node, ("model", key), scope)
+        if key in NOT_CONSUMERS:
+            continue
+        for path, part in mappings(node):
+            kind = part.get("type")
+            if _has_mended(kind, scope):
+                yield Change(("model", key, *path, "type"), kind, f"{SCOPE}.{type_name(kind)}", WHY)
 
 
-def _below(node: object, path: Path, scope: str) -> Iterator[Change]:
-    if isinstance(node, list | tuple):
-        for i, item in enumerate(node):
-            yield from _below(item, (*path, i), scope)
-    if not isinstance(node, Mapping):
-        return
-    kind = node.get("type")
-    if isinstance(kind, str) and _has_mended(kind, scope):
-        yield Change((*path, "type"), kind, f"{SCOPE}.{kind.rpartition('.')[2]}", WHY)
-    for key, value in node.items():
-        yield from _below(value, (*path, key), scope)
-
-
-def _has_mended(kind: str, scope: str) -> bool:
+def _has_mended(kind: object, scope: str) -> bool:
     """Whether our class of that name is a subclass of exactly the class that ``kind`` means in ``scope``."""
-    prefix, _, name = kind.rpartition(".")
-    old = ROOT.get(f"{prefix or scope}.{name}")
-    ours = MODELS.get(name) if prefix != SCOPE else None
+    name = type_name(kind)
+    if not name or "." in name:  # of another package
+        return False
+    old = class_of(f"{scope}.{kind}" if kind == name else kind, ROOT)
+    ours = MODELS.get(name)
     return isinstance(old, type) and isinstance(ours, type) and ours is not old and issubclass(ours, old)

@@ -1,7 +1,7 @@
 """A training step and a prediction on synthetic images, to find failing configs at once."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
+from convnext_dense.support.nested import mappings
 
 # Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller size is enough.
 SIZE = {"mmseg": 64}
@@ -76,17 +77,15 @@ def _try_once(cfg: Config, size: int) -> None:
     _check_gradients(model)
 
 
-def _small_load(node: object) -> None:
+def _small_load(model: Mapping) -> None:
     """Reduce the numbers of mask points, proposals and boxes before NMS.
 
     12544 points per query or 1000 proposals of 1203 classes take minutes on a CPU and show nothing more.
     """
-    if isinstance(node, dict):
+    for _, node in mappings(model):
         for key, most in LOAD.items():
             if isinstance(node.get(key), int) and node[key] > most:
                 node[key] = most
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
-        _small_load(value)
 
 
 @contextlib.contextmanager

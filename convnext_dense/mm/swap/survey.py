@@ -19,6 +19,7 @@ from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import swap_backbone
 from convnext_dense.mm.swap.probe import RefusedError
 from convnext_dense.mm.swap.smoke_test import try_model
+from convnext_dense.support.nested import rebuilt
 
 # "fails as it is": also with its own backbone (a missing package or op, or a broken config)
 Outcome = Literal["passes", "refused", "fails as it is", "fails"]
@@ -94,15 +95,8 @@ def structures(package: str) -> tuple[list[Structure], list[tuple[str, str]]]:
 
 def model_digest(model: dict) -> str:
     """Checksum of a model's config without weights and schedules."""
-
-    def structure(node: object) -> object:
-        if isinstance(node, dict):
-            return {key: structure(node[key]) for key in sorted(node, key=str) if key not in _NO_STRUCTURE}
-        if isinstance(node, list | tuple):
-            return [structure(item) for item in node]
-        return node if isinstance(node, int | float | str | None) else repr(node)
-
-    return hashlib.sha256(json.dumps(structure(model)).encode()).hexdigest()[:16]
+    structure = rebuilt(model, keep=lambda key, value: key not in _NO_STRUCTURE)
+    return hashlib.sha256(json.dumps(structure, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 # Backbones of several depths become one model; each process tries it once.

@@ -12,6 +12,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.swap.backbone import Swap
 from convnext_dense.mm.swap.channels import Change
 from convnext_dense.support.files import replacing
+from convnext_dense.support.nested import rebuilt
 from convnext_dense.support.text_tables import aligned
 
 LINE = 100  # characters of a written config
@@ -146,17 +147,7 @@ def _check_written(path: Path, expected: Config) -> None:
 
 def _plain(cfg: Config) -> dict:
     """Comparable form: tuples as lists, no ``None`` entries, no scopes of a base in another package."""
-
-    def simple(node: object) -> object:
-        if isinstance(node, dict):
-            return {
-                key: simple(value) for key, value in node.items() if value is not None and key != "_scope_"
-            }
-        if isinstance(node, list | tuple):
-            return [simple(item) for item in node]
-        return node
-
-    return simple(cfg.to_dict())
+    return rebuilt(cfg.to_dict(), keep=lambda key, value: value is not None and key != "_scope_")
 
 
 def default_output(source: str, arch: str) -> Path:

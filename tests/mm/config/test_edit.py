@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 
 from convnext_dense.errors import DatasetNotFoundError, UserError
 from convnext_dense.mm.apis.train import run_summary
@@ -190,8 +191,9 @@ def test_checkpoints_are_kept_as_asked():
 
 
 def test_the_average_of_the_weights_replaces_that_of_the_config():
-    cfg = config(custom_hooks=[dict(type="EMAHook", momentum=0.1), dict(type="GroupRatesHook")])
-    assert set_ema(cfg, None) is None and len(cfg.custom_hooks) == 2
+    hooks = [dict(type=kind, momentum=0.1) for kind in ("EMAHook", "mmengine.EMAHook", EMAHook)]
+    cfg = config(custom_hooks=[*hooks, dict(type="GroupRatesHook")])
+    assert set_ema(cfg, None) is None and len(cfg.custom_hooks) == 4
     assert "0.001" in set_ema(cfg, 0.001)
     assert cfg.custom_hooks == [dict(type="GroupRatesHook"), dict(type="EMAHook", momentum=0.001)]
     with pytest.raises(UserError, match="between 0 and 1"):

@@ -25,7 +25,7 @@ from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.config.edit import set_amp, set_batch, set_checkpoints, set_pretrained
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.custom_classes import set_own_data
-from convnext_dense.mm.datasets.paths import set_data_root
+from convnext_dense.mm.datasets.paths import iter_datasets, set_data_root
 from convnext_dense.mm.preflight import steps
 from convnext_dense.mm.preflight.data import AT_ONCE, Item, _in_threads, check_everything
 from convnext_dense.mm.preflight.plan import disk_of, length_of, plan_rates, span_of
@@ -34,6 +34,7 @@ from convnext_dense.mm.preflight.samples import Samples, largest_samples
 from convnext_dense.mm.preflight.shape import (
     Largest,
     UnknownSizeError,
+    extremes,
     is_grouped,
     largest_shape,
     pad,
@@ -329,13 +330,25 @@ def test_ctrl_c_keeps_what_was_found():
         ("upernet/convnext_t_512_160k", 2, (512, 512), (512, 512)),
         ("upernet/convnext_b_in22k_640_160k", 2, (640, 640), (640, 640)),
         ("demo/mask_rcnn_shapes", 4, (160, 160), (160, 160)),
+        (
+            "mmdet::htc/htc_x101-64x4d-dconv-c3-c5_fpn_ms-400-1400-16xb1-20e_coco.py",
+            2,
+            (1408, 1600),
+            (1408, 1600),
+        ),
+        ("mmdet::dyhead/atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py", 2, (1280, 2048), (1280, 2048)),
+        # no multiple of 32; an upright crop of 600 x 384 beside a landscape
+        ("mmdet::ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py", 2, (800, 1333), (1250, 1333)),
+        ("mmdet::solov2/solov2-light_r18_fpn_ms-3x_coco.py", 2, (512, 768), (512, 768)),
+        ("mmseg::ann/ann_r101-d8_4xb2-40k_cityscapes-512x1024.py", 2, (512, 1024), (512, 1024)),
+        ("mmseg::mask2former/mask2former_swin-s_8xb2-160k_ade20k-512x512.py", 2, (512, 512), (512, 512)),
     ],
 )
 def test_largest_shape_of_published_recipes(name, batch_size, image, batch):
     cfg = load_config(name)
     loader = cfg.train_dataloader
     found = largest_shape(
-        loader.dataset.pipeline,
+        next(iter_datasets(loader.dataset)).pipeline,
         cfg.model.data_preprocessor,
         cfg.default_scope,
         batch_size,
@@ -355,6 +368,8 @@ def test_what_does_not_follow_from_the_config():
         largest_shape([dict(type="Mosaic", img_scale=(640, 640))], {}, "mmdet")
     with pytest.raises(UnknownSizeError, match="their own size"):
         largest_shape([dict(type="RandomFlip", prob=0.5)], {}, "mmdet")
+    with pytest.raises(UnknownSizeError, match=r"Resize does not run on a blank image .*scale"):
+        largest_shape([dict(type="Resize")], {}, "mmdet")
 
 
 @pytest.mark.parametrize("name", ["cascade/convnext_b_3x", "mask_rcnn/convnextv2_base_3x"])
@@ -405,6 +420,55 @@ def test_the_real_transforms_reach_the_largest_shape(name, monkeypatch):
 )
 def test_one_transform(transform, scope, sizes):
     assert run_sizes([transform], {(400, 800)}, scope) == sizes
+
+
+@pytest.mark.parametrize(
+    ("transform", "changed"),
+    [
+        (dict(type="Resize", scale=(9, 6)), [{}]),
+        (
+            dict(type="RandomChoiceResize", scales=[(9, 6), (7, 5)]),
+            [dict(scales=[(9, 6)]), dict(scales=[(7, 5)])],
+        ),
+        (
+            dict(type="mmdet.RandomResize", scale=(9, 6), ratio_range=(0.5, 2.0)),
+            [dict(ratio_range=(0.5, 0.5)), dict(ratio_range=(2.0, 2.0))],
+        ),
+        (
+            dict(type="RandomResize", scale=[(9, 6), (7, 5)]),
+            [dict(scale=wh, ratio_range=(1.0, 1.0)) for wh in ((9, 6), (9, 5), (7, 6), (7, 5))],
+        ),
+        (dict(type="RandomCrop", crop_size=(4, 3), cat_max_ratio=0.75), [{}]),
+        (
+            dict(type="RandomCrop", crop_type="absolute_range", crop_size=(300, 600)),
+            [
+                dict(crop_type="absolute", crop_size=wh)
+                # 600 / 1.5 = 400 lies in the range, 600 / 3 = 200 does not
+                for wh in ((300, 300), (300, 600), (600, 300), (600, 600), (600, 400), (400, 600))
+            ],
+        ),
+        (
+            dict(type="RandomCrop", crop_type="relative_range", crop_size=(0.5, 0.8)),  # height, width
+            [
+                dict(crop_type="relative", crop_size=(width, height))
+                for width in (0.8, 0.9, 1.0)
+                for height in (0.5, 0.75, 1.0)
+            ],
+        ),
+    ],
+)
+def test_extremes_of_a_random_choice(transform, changed):
+    def order(cfg: dict) -> str:
+        return repr(sorted(cfg.items()))
+
+    expected = [{**transform, **entries} for entries in changed]
+    assert sorted(extremes(transform, [1.5, 3.0]), key=order) == sorted(expected, key=order)
+
+
+def test_blank_images_leave_the_random_numbers_alone():
+    before = np.random.get_state()[1].tolist()
+    run_sizes([dict(type="RandomCrop", crop_size=(300, 200))], {(400, 800)}, "mmdet")
+    assert np.random.get_state()[1].tolist() == before
 
 
 def test_padding():
