@@ -105,6 +105,8 @@ def diagnose(runner: Runner, batch: Any, key: Sequence[int]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
+    if hasattr(tensor, "to_local"):  # sharded: the other ranks may not be here to combine their answers
+        tensor = tensor.to_local()
     return bool(torch.isfinite(tensor).all())
 
 

@@ -1,25 +1,37 @@
-"""FSDP on two gloo ranks: the losses of DDP, half the memory, checkpoints of one process; a killed rank.
+"""FSDP on two gloo ranks: the losses of DDP, half the memory, checkpoints of one process, a killed rank.
 
 The file is its own worker: torchrun runs it with a folder as argument.
 """
 
 import json
+import os
+import signal
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from ranks import make_noise, run_as_rank, torchrun
 from repository import ROOT
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.torch_version import TorchVersion
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.bench.soak import differences
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine import fsdp as module
 from convnext_dense.mm.engine.checkpoints import load_model, read_checkpoint
-from convnext_dense.mm.engine.fsdp import blocks_to_recompute, plain_name, set_fsdp, with_names, with_numbers
+from convnext_dense.mm.engine.fsdp import set_fsdp, shard
+from convnext_dense.mm.engine.nan_guard import diagnose
+from convnext_dense.mm.engine.signals import Interrupted
 
 STEPS, HALF = 4, 2
 
@@ -58,46 +70,97 @@ class Notes(Hook):
         self.notes["mIoU"].append(float(metrics["mIoU"]))
 
 
+class Sigterm(Hook):
+    """A signal that reaches one rank during an evaluation."""
+
+    priority = "VERY_HIGH"
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def worker(folder: Path) -> None:
     """Train with DDP, then with FSDP and recomputed blocks; write what this rank holds."""
-    from mmengine.dist import get_rank
+    plan = {
+        "ddp": (False, None),
+        "fsdp": (True, None),
+        "fsdp_from_ddp": (True, f"ddp/iter_{HALF}.pth"),
+        "stopped": (True, f"fsdp/iter_{HALF}.pth"),
+        "fsdp_from_stopped": (True, "stopped/recent.pth"),
+    }
+    for name, (fsdp, start) in plan.items():
+        try:
+            record = train(folder, name, fsdp, start)
+        except Interrupted as interrupted:
+            traceback.clear_frames(interrupted.__traceback__)  # as in leaving_together
+            record = {"signal": interrupted.code}
+        (folder / f"{name}_{get_rank()}.json").write_text(json.dumps(record))
+    (folder / f"overflow_{get_rank()}.json").write_text(json.dumps(overflow()))
 
+
+def train(folder: Path, name: str, fsdp: bool, start: str | None) -> dict:
+    """Train in ``folder / name`` and return the notes and what this rank holds at the end."""
     from convnext_dense.mm.apis.train import TrainOptions, training_runner
 
-    plan = {"ddp": (False, None), "fsdp": (True, None), "fsdp_from_ddp": (True, f"ddp/iter_{HALF}.pth")}
-    for name, (fsdp, start) in plan.items():
-        overrides = {"experiment_name": name, "model.backbone.with_cp": fsdp}
-        options = TrainOptions(
-            work_dir=str(folder / name),
-            data_root=str(folder / "data"),
-            launcher="pytorch",
-            overrides=overrides,
-            seed=3,
-            fsdp=fsdp,
-            resume=start and str(folder / start),
-        )
-        runner = training_runner(str(folder / "config.py"), options)
-        notes = Notes()
-        runner.register_hook(notes, priority="LOWEST")
-        runner.train()
-        groups = runner.optim_wrapper.optimizer.param_groups
-        record = {
-            "parameters": sum(p.numel() for p in runner.model.parameters()),
-            "state": sum(
-                t.numel()
-                for values in runner.optim_wrapper.optimizer.state.values()
-                for t in values.values()
-                if t.dim()
-            ),
-            "groups": {g["name"]: (sorted(g["param_names"]), g["lr"], g["weight_decay"]) for g in groups},
-            "notes": notes.notes,
-        }
-        (folder / f"{name}_{get_rank()}.json").write_text(json.dumps(record))
+    options = TrainOptions(
+        work_dir=str(folder / name),
+        data_root=str(folder / "data"),
+        launcher="pytorch",
+        overrides={"experiment_name": name, "model.backbone.with_cp": fsdp},
+        seed=3,
+        fsdp=fsdp,
+        resume=start and str(folder / start),
+    )
+    runner = training_runner(str(folder / "config.py"), options)
+    notes = Notes()
+    runner.register_hook(notes, priority="LOWEST")
+    if name == "stopped":
+        runner.register_hook(Sigterm())
+    runner.train()
+    optimizer = runner.optim_wrapper.optimizer
+    state = [local(t) for values in optimizer.state.values() for t in values.values() if t.dim()]
+    return {
+        "parameters": sum(local(p).numel() for p in runner.model.parameters()),
+        "state": sum(t.numel() for t in state),
+        "groups": {
+            g["name"]: (sorted(g["param_names"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups
+        },
+        "notes": notes.notes,
+    }
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def overflow() -> dict:
+    """Take a step in mixed precision in which only the gradients that the first rank holds overflow.
+
+    Before it, the second rank alone looks for parameters that are not finite.
+    """
+    model = nn.Linear(2, 2)
+    nn.init.ones_(model.weight)
+    model.data_preprocessor = nn.Identity()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    shard(model, optimizer, world_size=2)
+    record = {}
+    if get_rank() == 1:
+        runner = SimpleNamespace(model=model, optim_wrapper=optimizer, world_size=2)
+        record["alone"] = diagnose(runner, batch=None, key=())
+    scaler = torch.amp.GradScaler(get_device(), init_scale=4.0)
+    loss = model(torch.ones(1, 2, device=get_device()))[0, 0] * float("inf")
+    scaler.scale(loss).backward()
+    record["finite"] = bool(torch.isfinite(local(model.weight.grad)).all())
+    scaler.step(optimizer)
+    scaler.update()
+    return {**record, "scale": scaler.get_scale(), "weight": local(model.weight).tolist()}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Folder with ``ddp/`` and ``fsdp/``, of four steps each."""
+    """Folder with the runs of :func:`worker`, of four steps each."""
     folder = tmp_path_factory.mktemp("sharding")
     make_noise(folder / "data", val=3)
     base = ROOT / "configs/demo/upernet_shapes.py"
@@ -188,6 +251,29 @@ def test_command_resumes_with_the_same_bits(runs, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_an_interrupted_evaluation_resumes_with_the_same_bits(runs):
+    assert held(runs, "stopped", 0) == held(runs, "stopped", 1) == {"signal": 128 + signal.SIGTERM}
+    whole, resumed = held(runs, "fsdp")["notes"], held(runs, "fsdp_from_stopped")["notes"]
+    assert resumed["loss"] == whole["loss"][HALF:]
+    assert resumed["mIoU"] == whole["mIoU"], "the interrupted evaluation comes first"
+    theirs, ours = (
+        read_checkpoint(runs / name / f"iter_{STEPS}.pth") for name in ("fsdp", "fsdp_from_stopped")
+    )
+    for part in ("state_dict", "optimizer"):
+        assert not differences(theirs[part], ours[part])
+
+
+def test_all_ranks_skip_a_step_that_overflows_on_one(runs):
+    first, second = (held(runs, "overflow", rank) for rank in (0, 1))
+    assert not first["finite"] and second["finite"]
+    assert first["scale"] == second["scale"] == 2.0, "half of 4"
+    assert first["weight"] == second["weight"] == [[1.0, 1.0]]
+
+
+def test_a_rank_with_a_bad_loss_explains_it_alone(runs):
+    assert "all parameters are finite" in held(runs, "overflow", 1)["alone"]
+
+
 @pytest.mark.parametrize("fsdp", [False, True])
 def test_a_killed_rank_is_reported_and_a_restart_ends_with_the_same_bits(runs, tmp_path, fsdp):
     """Kill a rank after step 3; the newest checkpoint is that of step 2. No rank waits for the killed one."""
@@ -217,47 +303,26 @@ def config(**options) -> Config:
     return Config(dict(optim_wrapper=dict(type="OptimWrapper"), model_wrapper_cfg=dict(), **options))
 
 
-def test_settings_that_do_not_work_with_it_are_refused():
+def test_settings_that_do_not_work_with_it_are_refused(monkeypatch):
     with pytest.raises(UserError, match="torchrun --nproc_per_node"):
         set_fsdp(config(), 1)
     with pytest.raises(UserError, match="--compile"):
         set_fsdp(config(), 2, compiled=True)
     with pytest.raises(UserError, match="--ema"):
         set_fsdp(config(custom_hooks=[ConfigDict(type="EMAHook")]), 2)
+    monkeypatch.setattr(module, "get_device", lambda: "cpu")
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
+    with pytest.raises(UserError, match=r"needs torch 2\.13"):
+        set_fsdp(config(), 2)
 
 
-def test_mixed_precision_takes_the_scaler_of_sharded_gradients():
+def test_the_runner_shards_instead_of_wrapping():
     cfg = config()
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     assert "2 processes" in set_fsdp(cfg, 2)
-    assert cfg.optim_wrapper.use_fsdp
+    assert "use_fsdp" not in cfg.optim_wrapper, "the scaler of flat pieces, which FSDP2 has not"
     assert cfg.runner_type == "ShardedRunner"
     assert "model_wrapper_cfg" not in cfg
-
-
-def test_recomputed_blocks_are_those_of_the_named_stages():
-    from convnext_dense import ConvNeXt
-
-    model = torch.nn.Module()
-    for with_cp, stages in ((False, ()), ((0, 2), (0, 2)), (True, (0, 1, 2, 3))):
-        arch = dict(depths=(1, 2, 3, 1), dims=(8, 8, 8, 8))
-        model.backbone = ConvNeXt(arch, with_cp=with_cp)
-        expected = {block for stage in stages for block in model.backbone.stages[stage]}
-        assert blocks_to_recompute(model) == expected
-
-
-def test_names_and_numbers_of_an_optimizer_state():
-    names = [["a.weight", "b.weight"], ["a.bias"]]
-    plain = {
-        "state": {0: "A", 1: "B", 2: "C"},
-        "param_groups": [{"lr": 1, "params": [0, 1]}, {"params": [2]}],
-    }
-    by_name = {"a.weight": "A", "b.weight": "B", "a.bias": "C"}
-    named = with_names({**plain, "state": by_name}, names)
-    assert [group["params"] for group in named["param_groups"]] == names
-    assert with_numbers(named, names) == plain
-    wrapped = "backbone._fsdp_wrapped_module.stages.0._fsdp_wrapped_module._checkpoint_wrapped_module.gamma"
-    assert plain_name(wrapped) == "backbone.stages.0.gamma"
 
 
 if __name__ == "__main__":
