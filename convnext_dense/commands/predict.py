@@ -9,7 +9,7 @@ from mmengine.config import DictAction
 from tqdm import tqdm
 
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
-from convnext_dense.mm.apis.predict import Predictor, find_images, predict_images
+from convnext_dense.mm.apis.predict import Predictor, find_images, output_folder, predict_images
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
@@ -20,11 +20,14 @@ def predict(args: argparse.Namespace) -> None:
     select_device(args.device)
     images = find_images(args.images)
     predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.fuse)
-    bar = tqdm(predict_images(predictor, images, Path(args.out), args.score_thr), total=len(images))
+    out = output_folder(args.out, images)
+    if args.out and out != Path(args.out):
+        print(f"{args.out} has the results of other images, which stay; these go to {out}")
+    bar = tqdm(predict_images(predictor, images, out, args.score_thr), total=len(images))
     left_out = [(image, reason) for image, reason in bar if reason]
     for image, reason in left_out:
         print(f"left out {image}: {reason}")
-    print(f"{len(images) - len(left_out)} pictures and predictions.json in {args.out}")
+    print(f"{len(images) - len(left_out)} pictures and predictions.json in {out}")
     raise SystemExit(1 if len(left_out) == len(images) else 0)
 
 
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument("config", help="path of a config, or a recipe's name")
         parser.add_argument("checkpoint", help="file that training wrote")
         parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
-        parser.add_argument("--out", default="predictions", metavar="DIR", help="default: predictions")
+        parser.add_argument("--out", metavar="DIR", help="default: predictions, or predictions_2, ...")
         parser.add_argument("--score-thr", type=float, default=0.3, help="detections kept (default: 0.3)")
         parser.add_argument(
             "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"

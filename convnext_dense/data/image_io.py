@@ -20,6 +20,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from convnext_dense.errors import DataError, DatasetNotFoundError
+from convnext_dense.support.files import replacing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970  # as PIL: 0.5 GB decoded
@@ -311,3 +312,13 @@ def _wh(picture: np.ndarray) -> tuple[int, int]:
 def size_text(wh: Sequence[int]) -> str:
     """(width, height) -> ``640x480``."""
     return f"{wh[0]}x{wh[1]}"
+
+
+def save_label_map(path: str | Path, labels: np.ndarray, classes: int) -> None:
+    """Write class numbers (H, W) as a PNG of 8 bits, or of 16 for more than 256 classes, atomically.
+
+    ``cv2.imwrite`` returns ``False`` where it cannot write, and knows no names in other scripts on Windows.
+    """
+    content = cv2.imencode(".png", labels.astype(np.uint8 if classes <= 256 else np.uint16))[1]
+    with replacing(path) as partial:
+        partial.write_bytes(content.tobytes())

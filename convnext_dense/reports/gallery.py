@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,7 @@ def best_and_worst(evaluation: Evaluation, count: int = 12) -> tuple[list[Card],
         known = {i: scene for i, scene in enumerate(evaluation.scenes) if scene["miou"] is not None}
         ranked = sorted(known, key=lambda i: -known[i]["miou"])
         cards = {i: (known[i]["miou"], lambda i=i: label_picture(evaluation, known[i])) for i in ranked}
-        names = {i: Path(scene["image"]).name for i, scene in known.items()}
+        names = {i: scene_name(evaluation, scene) for i, scene in known.items()}
     half = min(count, len(ranked) // 2) if len(ranked) < 2 * count else count
     best, worst = ranked[: half or 1], ranked[::-1][:half]
 
@@ -89,6 +90,11 @@ def best_and_worst(evaluation: Evaluation, count: int = 12) -> tuple[list[Card],
         return [Card(names[i], cards[i][0], cards[i][1]()) for i in chosen]
 
     return make(best), make(worst)
+
+
+def scene_name(evaluation: Evaluation, scene: Mapping) -> str:
+    """Path of a scene's image below the folder of all images: several folders may have a ``0001.jpg``."""
+    return os.path.relpath(scene["image"], evaluation.images)
 
 
 @contextmanager
@@ -231,7 +237,7 @@ def draw_mistakes(
 
 
 def _caption(mistake: Mistake, scenes: Scenes) -> str:
-    name = Path(scenes.files[mistake.image_id]).stem
+    name = Path(scenes.files[mistake.image_id]).with_suffix("").as_posix()
     if mistake.label is None:
         assert mistake.truth is not None  # the object that was missed
         return f"{scenes.classes[mistake.truth]}: not found\n{name}"
@@ -323,7 +329,7 @@ def draw_worst_maps(evaluation: Evaluation, count: int = 12) -> Figure:
         axes = figure.add_subplot(rows, 2, number + 1)
         axes.imshow(picture)
         axes.set_axis_off()
-        axes.set_title(f"{Path(scene['image']).stem}: mIoU {scene['miou']:.1f}", fontsize=9)
+        axes.set_title(f"{scene_name(evaluation, scene)}: mIoU {scene['miou']:.1f}", fontsize=9)
     colours = class_colours(len(evaluation.classes))
     there = set(np.flatnonzero(evaluation.arrays["confusion"].sum(1)).tolist())
     handles = [

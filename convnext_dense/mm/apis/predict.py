@@ -1,9 +1,10 @@
 """Predictions on the user's own images, as pictures and JSON."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -15,7 +16,7 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from convnext_dense.data.image_io import IMAGE_SUFFIXES, PictureError, read_picture
+from convnext_dense.data.image_io import IMAGE_SUFFIXES, read_picture, save_label_map
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
@@ -24,26 +25,61 @@ from convnext_dense.mm.engine.checkpoints import load_model
 from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.type_names import class_of, type_name
-from convnext_dense.support.files import write_json
+from convnext_dense.support.files import free_path, output_names, write_json
+
+RESULTS = "predictions.json"
 
 
 def find_images(sources: list[str]) -> list[Path]:
-    """Image files in ``sources`` or in its folders, sorted within a folder.
+    """Image files in ``sources`` or in its folders, each once, sorted within a folder.
+
+    Of a folder, hidden files and the pictures of earlier predictions are left out.
 
     Raises:
         UserError: a source that does not exist, or no image at all.
     """
-    images: list[Path] = []
+    images: dict[str, Path] = {}
     for source in map(Path, sources):
-        if source.is_dir():
-            images += sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        elif source.is_file():
-            images.append(source)
-        else:
+        if not source.exists():
             raise UserError(f"no image or folder at {source}")
+        for path in _images_below(source) if source.is_dir() else [source]:
+            images.setdefault(os.path.abspath(path), path)
     if not images:
         raise UserError(f"no images in {', '.join(sources)}; looked for {', '.join(IMAGE_SUFFIXES)}")
-    return images
+    return list(images.values())
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [
+            name for name in folders if name[0] != "." and not Path(parent, name, RESULTS).is_file()
+        ]
+        found += [Path(parent, name) for name in names if name[0] != "."]
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def output_folder(out: str | None, images: list[Path]) -> Path:
+    """Folder for the outputs, in which no results of an earlier run are lost.
+
+    Args:
+        out: ``--out``. It is used again if its results are those of some of ``images``; otherwise, and
+            for ``None``, the first of ``predictions``, ``predictions_2``, ... that is free.
+        images: images to predict.
+    """
+    folder = Path(out or "predictions")
+    results = folder / RESULTS
+    if out is not None and (not results.is_file() or _is_part(results, images)):
+        return folder
+    return free_path(folder)
+
+
+def _is_part(results: Path, images: list[Path]) -> bool:
+    try:
+        earlier = json.loads(results.read_text())
+    except (OSError, ValueError):
+        return False
+    return {os.path.abspath(path) for path in earlier} <= {os.path.abspath(path) for path in images}
 
 
 class Predictor:
@@ -113,29 +149,41 @@ class Predictor:
 def predict_images(
     predictor: Predictor, images: list[Path], out_dir: Path, score_thr: float
 ) -> Iterator[tuple[Path, str | None]]:
-    """Predict one image after the other and write pictures, then ``predictions.json``.
+    """Predict one image after the other and write pictures, then ``predictions.json``, also after Ctrl-C.
 
-    A segmentation also leaves its label map ``<image>_labels.png`` (one class index per pixel).
+    A segmentation also leaves its label map ``<image>_labels.png`` (one class index per pixel). For names see
+    :func:`convnext_dense.support.files.output_names`.
 
     Yields:
         each image with ``None``, or with the reason why it was left out.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    names = output_names(images, ("", "_labels"))
     results = {}
-    for image in images:
-        try:
-            read_picture(image.read_bytes())
-        except (OSError, PictureError) as error:
-            yield image, getattr(error, "strerror", None) or str(error)
-            continue
-        sample = predictor(image)
-        draw(predictor.visualizer, sample, out_dir, score_thr, draw_gt=False)
-        if "pred_sem_seg" in sample:
-            labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-            cv2.imwrite(str(out_dir / f"{image.stem}_labels.png"), labels)
-        results[str(image)] = predictor.as_json(sample, score_thr)
-        yield image, None
-    write_json(out_dir / "predictions.json", results)
+    try:
+        for image in images:
+            out_file = out_dir / f"{names[os.path.abspath(image)]}.png"
+            try:
+                results[str(image)] = _predict_one(predictor, image, out_file, score_thr)
+            except Exception as error:  # one image must not cost the others
+                yield image, getattr(error, "strerror", None) or f"{error}" or type(error).__name__
+            else:
+                yield image, None
+    finally:
+        write_json(out_dir / RESULTS, results)
+
+
+def _predict_one(
+    predictor: Predictor, image: Path, out_file: Path, score_thr: float
+) -> list[dict] | dict[str, float]:
+    """Predict an image, write its picture and its label map, and return its results for the JSON file."""
+    read_picture(image.read_bytes())
+    sample = predictor(image)
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    draw(predictor.visualizer, sample, out_file, score_thr, draw_gt=False)
+    if "pred_sem_seg" in sample:
+        labels = sample.pred_sem_seg.data[0].cpu().numpy()
+        save_label_map(out_file.with_name(f"{out_file.stem}_labels.png"), labels, len(predictor.classes))
+    return predictor.as_json(sample, score_thr)
 
 
 def _dataset_meta(cfg: Config) -> dict:

@@ -1,6 +1,7 @@
 """One test of a checkpoint: figures, and the evaluation that tables, pictures and reports are made from."""
 
 import datetime
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,10 +23,16 @@ from convnext_dense.mm.engine.hooks import PicturesHook
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.engine.runner import testing_runner, work_folder
 from convnext_dense.mm.evaluation.identity import recipe_name, row_of, test_identity
-from convnext_dense.mm.evaluation.judge import judge, keep_predictions, keep_users_files, task_of
+from convnext_dense.mm.evaluation.judge import (
+    judge,
+    keep_predictions,
+    keep_users_files,
+    name_label_maps,
+    task_of,
+)
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.complexity import config_complexity
-from convnext_dense.results.records import append_record
+from convnext_dense.results.records import append_record, find_record
 from convnext_dense.support.system import device_name, versions
 
 PACKAGES = (
@@ -74,11 +81,6 @@ class Job:
         """The row's or recipe's name, else the name of the config file."""
         return recipe_name(self.source) or Path(self.source).stem
 
-    @property
-    def out(self) -> Path:
-        """Folder for the evaluation."""
-        return Path(self.options.work_dir) / ("evaluation_tta" if self.tta else "evaluation")
-
 
 class Outcome(NamedTuple):
     """Figures of a test.
@@ -111,6 +113,31 @@ def identity(job: Job) -> dict:
     """Entries that identify a measurement; an interrupted series resumes after the recorded ones."""
     cfg = load_config(job.source, job.options.overrides)
     return test_identity(cfg, job.checkpoint, job.tta, job.options.classes, job.options.data_root)
+
+
+def evaluation_folder(job: Job, wanted: Mapping) -> Path:
+    """Folder for the evaluation: the one of the same test, or the first free one.
+
+    These are ``evaluation``, ``evaluation_2``, ... in the work folder, so that a test of another checkpoint
+    or of other data leaves the earlier ones as they are.
+
+    Args:
+        job: the test.
+        wanted: its identity.
+    """
+    base = Path(job.options.work_dir) / ("evaluation_tta" if job.tta else "evaluation")
+    folders = (base.with_name(f"{base.name}_{n}") if n > 1 else base for n in itertools.count(1))
+    return next(folder for folder in folders if _serves(folder, wanted))
+
+
+def _serves(folder: Path, wanted: Mapping) -> bool:
+    """Whether ``folder`` has no evaluation yet, or one of the wanted test."""
+    if not (folder / NAME).is_file():
+        return True
+    try:
+        return find_record([Evaluation.load(folder).record], wanted) is not None
+    except (OSError, ValueError, KeyError, TypeError):  # not written by this version
+        return False
 
 
 def run_test(job: Job, results: Path) -> Outcome | None:
@@ -154,11 +181,13 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         raise UserError(str(error)) from None
     cfg = load_config(job.source, job.options.overrides)
     task, same = task_of(cfg), identity(job)
-    overrides = {**(job.options.overrides or {}), **keep_predictions(cfg, task, job.out)}
+    out = evaluation_folder(job, same)
+    overrides = {**(job.options.overrides or {}), **keep_predictions(cfg, task, out)}
     if cfg.get("visualizer"):  # mmengine keeps one per name in a process, with its folder
-        overrides["visualizer.name"] = str(job.out)
+        overrides["visualizer.name"] = str(out)
     runner = _runner(job, replace(job.options, overrides=overrides))
-    (job.out / NAME).unlink(missing_ok=True)  # there is none until the new one is complete
+    name_label_maps(runner)
+    (out / NAME).unlink(missing_ok=True)  # there is none until the new one is complete
     start = time.monotonic()
     tested = runner.test()
     if dist.get_rank() != 0:
@@ -176,9 +205,9 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         "versions": versions(PACKAGES),
         "complexity": _complexity(cfg),
     }
-    evaluation = judge(task, runner, tested, job.out, record, job.evaluator)
+    evaluation = judge(task, runner, tested, out, record, job.evaluator)
     evaluation.save()
-    keep_users_files(cfg, job.out)
+    keep_users_files(cfg, out)
     if results:
         append_record(results / "accuracy.jsonl", evaluation.record)
     return evaluation

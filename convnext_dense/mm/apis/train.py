@@ -24,7 +24,7 @@ from convnext_dense.mm.config.edit import (
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import SPLITS, check_data
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
-from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
+from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint, set_aside
 from convnext_dense.mm.engine.checkpoints import read_position
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.engine.options import Options, one_of, option
@@ -158,7 +158,9 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
     cfg, notes = training_config(source, options)
+    earlier = None if cfg.resume or not dist.is_main_process() else set_aside(cfg)
     runner = RUNNERS.build(cfg)
+    notes.extend(filter(None, [earlier]))
     notes.append(tolerate_bad_data(runner, options.strict_data))
     runner.register_hook(LoaderHook())
     runner.register_hook(FuseHook())  # for the evaluations in between

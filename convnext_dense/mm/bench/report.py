@@ -10,7 +10,7 @@ from mmengine.device import get_device
 from convnext_dense.checkpoints.read import read_with_meta
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.folder import NAME, Evaluation
-from convnext_dense.mm.apis.test import PACKAGES, Job, identity, run_protocol
+from convnext_dense.mm.apis.test import PACKAGES, Job, evaluation_folder, identity, run_protocol
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import make_plan
 from convnext_dense.mm.datasets.paths import datasets_of
@@ -22,7 +22,6 @@ from convnext_dense.mm.type_names import type_name
 from convnext_dense.reports.curves import Log, read_log
 from convnext_dense.reports.html import Group, RunReport, build_page
 from convnext_dense.results import paper
-from convnext_dense.results.records import find_record
 from convnext_dense.support.files import write_text
 from convnext_dense.support.system import device_name, versions
 
@@ -87,11 +86,11 @@ def run_config(run: Path) -> Path:
 def test(source: Path, checkpoint: Path, data_root: str | None, row: str | None) -> Evaluation:
     """The evaluation of ``checkpoint``, made now unless the same one is already there."""
     job = Job(str(source), checkpoint, Options(work_dir=str(source.parent), data_root=data_root), row=row)
-    if (job.out / NAME).is_file():
-        evaluation = Evaluation.load(job.out)
-        if find_record([evaluation.record], identity(job)):
-            return replace(evaluation, record={**evaluation.record, "row": row})
-    return run_protocol(job)
+    folder = evaluation_folder(job, identity(job))
+    if not (folder / NAME).is_file():
+        return run_protocol(job)
+    evaluation = Evaluation.load(folder)
+    return replace(evaluation, record={**evaluation.record, "row": row})
 
 
 def groups(cfg: Config, log: Log | None) -> list[Group]:

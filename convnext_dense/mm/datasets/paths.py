@@ -54,3 +54,10 @@ def check_data(cfg: Config, splits: tuple[str, ...] = SPLITS) -> None:
         raise DatasetNotFoundError(
             f"no dataset at {missing[0]} (give --data-root FOLDER); the layout expected:\n{layout}"
         )
+
+
+def image_paths(dataset: object) -> list[str]:
+    """Paths of the images of a built dataset, in its order; none if it does not list them."""
+    if not hasattr(dataset, "get_data_info"):
+        return []
+    return [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]

@@ -1,14 +1,17 @@
-"""Checkpoints that an interruption cannot damage, and the newest complete one of a folder."""
+"""Checkpoints that an interruption or a second run cannot damage, and the newest complete one of a folder."""
 
 import errno
 import shutil
+import time
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_position
-from convnext_dense.support.files import replacing
+from convnext_dense.support.files import free_path, replacing
+from convnext_dense.support.nested import mappings
 
 RECENT = "recent.pth"
 """File of the checkpoints by time and by signal; each replaces the previous one."""
@@ -96,3 +99,31 @@ def newest_checkpoint(folder: str | Path, to_resume: bool = True) -> tuple[Path 
         else:
             return path, passed_over
     return None, passed_over
+
+
+def set_aside(cfg: Config) -> str | None:
+    """Move the checkpoints and the config of an earlier run into a folder of their own, for a new run.
+
+    Nothing is moved if the new run starts from one of them.
+
+    Args:
+        cfg: config of a run from the start, with its ``work_dir``.
+
+    Returns:
+        A line for the user, ``None`` if nothing was moved.
+    """
+    folder = Path(cfg.work_dir)
+    checkpoints = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
+    named = [
+        value for _, entry in mappings(cfg.to_dict()) for value in entry.values() if isinstance(value, str)
+    ]
+    starts = {Path(value).resolve() for value in named if value.endswith(".pth")}
+    if not checkpoints or any(path.resolve() in starts for path in checkpoints):
+        return None
+    written = time.localtime(checkpoints[-1].stat().st_mtime)
+    place = free_path(folder / time.strftime("run_until_%Y%m%d_%H%M%S", written))
+    place.mkdir()
+    for path in (*checkpoints, folder / "last_checkpoint", folder / Path(cfg.filename).name):
+        if path.exists():
+            path.rename(place / path.name)
+    return f"{len(checkpoints)} checkpoints of an earlier run moved to {place} (--resume continues a run)"

@@ -29,9 +29,11 @@ from convnext_dense.evaluation.folder import (
     segmentation_classes,
     segmentation_metrics,
 )
+from convnext_dense.mm.datasets.paths import image_paths
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.results.records import dataset_entry
+from convnext_dense.support.files import output_names
 
 # arguments of CocoMetric and IoUMetric that do not change what is measured
 _NEUTRAL = {"type", "ann_file", "metric", "format_only", "outfile_prefix", "backend_args", "classwise"}
@@ -79,6 +81,13 @@ def keep_predictions(cfg: Config, task: Task, out: Path) -> dict:
     ignored = evaluator.get("ignore_index", 255)
     records = dict(type=SegmentationRecords.__name__, folder=str(out), ignore_index=ignored)
     return {"test_evaluator": [evaluator, records]}
+
+
+def name_label_maps(runner: Runner) -> None:
+    """Name the label maps that a test of a segmentor keeps; before the test."""
+    for metric in runner.test_loop.evaluator.metrics:
+        if isinstance(metric, SegmentationRecords):
+            metric.names = output_names(image_paths(runner.test_dataloader.dataset))
 
 
 def keep_users_files(cfg: Config, out: Path) -> None:

@@ -1,13 +1,14 @@
 """Evaluators that keep what pictures and reports need, beside those of mmdet and mmseg."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
+from convnext_dense.data.image_io import save_label_map
 from convnext_dense.evaluation.folder import class_accuracy, class_iou, count_pixels
 
 
@@ -22,6 +23,7 @@ class SegmentationRecords(BaseMetric):
         ignore_index: label that does not count.
 
     Attributes:
+        names: absolute path of an image -> name of its label map; to be set before the test.
         confusion: (classes, classes) after the test, or ``None``.
         scenes: one entry per image after the test; see :class:`convnext_dense.evaluation.folder.Evaluation`.
     """
@@ -32,6 +34,7 @@ class SegmentationRecords(BaseMetric):
         super().__init__()
         self.folder = Path(folder)
         self.ignore_index = ignore_index
+        self.names: dict[str, str] = {}
         self.confusion: np.ndarray | None = None
         self.scenes: list[dict] = []
 
@@ -43,10 +46,8 @@ class SegmentationRecords(BaseMetric):
             truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().numpy()
             counts = count_pixels(truth, found, classes, self.ignore_index).reshape(-1)
             pairs = np.flatnonzero(counts)
-            name = f"labels/{'_'.join(Path(sample['img_path']).with_suffix('').parts[-2:])}.png"
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), found.astype(np.uint8 if classes <= 256 else np.uint16))
+            name = f"labels/{self.names[os.path.abspath(sample['img_path'])]}.png"
+            save_label_map(self.folder / name, found, classes)
             scene = dict(image=sample["img_path"], truth=sample["seg_map_path"], prediction=name)
             self.results.append((scene, pairs, counts[pairs]))
 

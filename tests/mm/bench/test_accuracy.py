@@ -123,7 +123,7 @@ def test_a_detector_is_judged_as_mmdet_judges_it(shapes, weights, tmp_path, monk
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         for theirs, ours in (("mAP", "AP"), ("mAP_50", "AP50"), ("mAP_75", "AP75"), ("mAP_s", "AP small")):
             assert expected[f"coco/{kind}_{theirs}"] == round(metrics[f"{name} {ours}"] / 100, 3)
-    assert Evaluation.load(job.out) == evaluation
+    assert Evaluation.load(evaluation.folder) == evaluation
     mean = np.mean([figures["mask AP"] for figures in evaluation.per_class.values()])
     assert mean == pytest.approx(metrics["mask AP"], abs=1e-3)
     assert evaluation.record["dataset"]["full"] is False

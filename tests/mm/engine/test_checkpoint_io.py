@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from convnext_dense.mm.engine.checkpoint_io import (
     AtomicBackend,
     DiskFullError,
     LaterRemoval,
     newest_checkpoint,
+    set_aside,
 )
 from convnext_dense.support.files import replacing
 
@@ -52,6 +54,28 @@ def test_weights_alone_and_an_older_run_are_not_resumed_from(tmp_path):
     torch.save(best, tmp_path / "iter_99.pth")
     assert newest_checkpoint(tmp_path) == (mine, [])
     assert newest_checkpoint(tmp_path, to_resume=False) == (tmp_path / "iter_99.pth", [])
+
+
+def test_a_run_from_the_start_moves_the_checkpoints_of_the_earlier_one(tmp_path, monkeypatch):
+    recipe = tmp_path / "own.py"
+    recipe.write_text(f"work_dir = {str(tmp_path / 'run')!r}\n")
+    cfg = Config.fromfile(recipe)
+    assert set_aside(cfg) is None, "no folder yet"
+    (tmp_path / "run").mkdir()
+    shutil.copy(recipe, tmp_path / "run")
+    assert set_aside(cfg) is None, "a config alone is no run"
+    save(tmp_path / "run/iter_10.pth", 10)
+    (tmp_path / "run/last_checkpoint").write_text("iter_10.pth")
+    monkeypatch.chdir(tmp_path)
+    inner = dict(model=dict(init_cfg=dict(checkpoint="run/iter_10.pth")))
+    for start in (dict(load_from="run/iter_10.pth"), inner):
+        named = cfg.copy()
+        named.update(start)
+        assert set_aside(named) is None, "it starts from the earlier run's weights"
+    assert "1 checkpoints of an earlier run moved to" in set_aside(cfg)
+    (place,) = (tmp_path / "run").iterdir()
+    assert place.name.startswith("run_until_")
+    assert sorted(path.name for path in place.iterdir()) == ["iter_10.pth", "last_checkpoint", "own.py"]
 
 
 def test_a_file_is_replaced_when_the_new_one_is_whole_and_on_the_disk(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """One picture per test image."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from mmengine.structures import BaseDataElement
 
 from convnext_dense.data.image_io import load_rgb
 from convnext_dense.errors import UserError
+from convnext_dense.mm.datasets.paths import image_paths
+from convnext_dense.support.files import output_names
 
 
 @HOOKS.register_module()
@@ -21,7 +24,7 @@ class PicturesHook(Hook):
     visualizers work alike, so one hook serves both.
 
     Args:
-        out_dir: folder of the pictures, which are named like the images.
+        out_dir: folder of the pictures, which are named like the images; see :func:`output_names`.
         score_thr: detections below this score are not drawn.
     """
 
@@ -29,22 +32,26 @@ class PicturesHook(Hook):
         self.out_dir = Path(out_dir)
         self.score_thr = score_thr
 
+    def before_test(self, runner: Runner) -> None:
+        """Name the pictures of all images."""
+        self.names = output_names(image_paths(runner.test_dataloader.dataset))
+
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[BaseDataElement]
     ) -> None:
         """Draw each sample of the batch."""
         for sample in outputs:
-            draw(runner.visualizer, sample, self.out_dir, self.score_thr, draw_gt=True)
+            name = self.names.get(os.path.abspath(sample.img_path), Path(sample.img_path).stem)
+            draw(runner.visualizer, sample, self.out_dir / f"{name}.png", self.score_thr, draw_gt=True)
 
 
-def draw(visualizer, sample: BaseDataElement, out_dir: Path, score_thr: float, draw_gt: bool) -> Path:
-    """Draw one prediction, beside its ground truth if wanted, and return the file written.
+def draw(visualizer, sample: BaseDataElement, out_file: Path, score_thr: float, draw_gt: bool) -> None:
+    """Draw one prediction into ``out_file``, beside its ground truth if wanted.
 
     Raises:
         UserError: the picture would overwrite the image itself.
     """
     image = load_rgb(sample.img_path, tuple(sample.ori_shape[:2][::-1]))
-    out_file = out_dir / f"{Path(sample.img_path).stem}.png"
     if out_file.resolve() == Path(sample.img_path).resolve():
         raise UserError(f"{out_file} is an input image; choose another folder for the pictures")
     threshold = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
@@ -59,4 +66,3 @@ def draw(visualizer, sample: BaseDataElement, out_dir: Path, score_thr: float, d
             out_file=str(out_file),
             **threshold,
         )
-    return out_file

@@ -19,11 +19,11 @@ class Visualizer:
 def test_a_picture_is_named_like_its_image_and_never_replaces_it(tmp_path):
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.zeros((4, 6, 3), np.uint8))
-    sample = BaseDataElement(metainfo=dict(img_path=str(path)))
+    sample = BaseDataElement(metainfo=dict(img_path=str(path), ori_shape=(4, 6)))
     visualizer = Visualizer()
-    assert draw(visualizer, sample, tmp_path / "out", 0.3, draw_gt=True) == tmp_path / "out" / "a.png"
+    draw(visualizer, sample, tmp_path / "out/a.png", 0.3, draw_gt=True)
     name, shape, options = visualizer.seen
     assert (name, shape, options["out_file"]) == ("a", (4, 6, 3), str(tmp_path / "out/a.png"))
     assert "pred_score_thr" not in options, "a segmentor has no scores"
     with pytest.raises(UserError, match="is an input image"):
-        draw(visualizer, sample, tmp_path, 0.3, draw_gt=True)
+        draw(visualizer, sample, path, 0.3, draw_gt=True)
