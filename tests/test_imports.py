@@ -1,4 +1,4 @@
-"""Which room may import which: core <- mm <- tools, and only mm knows OpenMMLab."""
+"""Which folder may import which: core <- mm <- tools, and only mm knows OpenMMLab."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from repository import ROOT
 
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
-# room -> rooms that it may import; every room may import `errors`
+# folder -> folders that it may import; every folder may import `errors`
 ARROWS: dict[str, list[str]] = {
     "errors": [],
     "recipes": [],
@@ -25,7 +25,7 @@ ARROWS: dict[str, list[str]] = {
     "bench": ["models", "layers", "checkpoints", "results", "support"],
     "reports": ["bench", "models", "results", "evaluation", "data", "support"],
     "": ["checkpoints", "models", "recipes"],  # the public names
-    # the adapter: its rooms may import the core and these
+    # the adapter: its folders may import the core and these
     "mm.errors": [],
     "mm.logs": [],
     "mm.type_names": [],
@@ -52,8 +52,8 @@ ARROWS: dict[str, list[str]] = {
     "__main__": ["cli"],
 }
 COMMANDS = ("cli", "commands", "__main__")  # above core and adapter
-CORE_ROOMS = [room for room in ARROWS if not room.startswith("mm") and room not in COMMANDS]
-ANYWHERE = {"": ["errors"], "mm": [*CORE_ROOMS, "mm.errors", "mm.logs", "mm.mmcv_ext", "mm.type_names"]}
+CORE_FOLDERS = [folder for folder in ARROWS if not folder.startswith("mm") and folder not in COMMANDS]
+ANYWHERE = {"": ["errors"], "mm": [*CORE_FOLDERS, "mm.errors", "mm.logs", "mm.mmcv_ext", "mm.type_names"]}
 # returns an mmengine Config by contract; imports mmengine only when called
 LAZY = {("convnext_dense/recipes.py", "mmengine")}
 
@@ -74,8 +74,8 @@ def files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def room_of(module: str) -> str:
-    """``convnext_dense.mm.engine.loops`` -> ``mm.engine``; a module of the root is a room of its own."""
+def folder_of(module: str) -> str:
+    """``convnext_dense.mm.engine.loops`` -> ``mm.engine``; a module of the root is a folder of its own."""
     parts = module.split(".")[1:]
     folder = ROOT.joinpath("convnext_dense", *parts)
     return ".".join(parts if folder.is_dir() or len(parts) < 2 or parts[:-1] == ["mm"] else parts[:-1])
@@ -121,11 +121,11 @@ assert len(convnext_dense.ConvNeXt('tiny')(torch.zeros(1, 3, 32, 32))) == 4
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_the_table_has_every_room():
+def test_the_table_has_every_folder():
     package = ROOT / "convnext_dense"
     modules = [path.relative_to(ROOT).with_suffix("") for path in files("convnext_dense")]
-    rooms = {room_of(".".join(path.parts).removesuffix(".__init__")) for path in modules}
-    assert rooms == set(ARROWS)
+    folders = {folder_of(".".join(path.parts).removesuffix(".__init__")) for path in modules}
+    assert folders == set(ARROWS)
     for folder in [package, *package.rglob("*/")]:
         if folder.name != "__pycache__":
             assert (folder / "__init__.py").read_text().startswith('"""'), f"{folder}: no contents page"
@@ -133,18 +133,18 @@ def test_the_table_has_every_room():
 
 @pytest.mark.parametrize("path", files("convnext_dense"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_arrows(path):
-    room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
-    core = not room.startswith("mm") and room != "commands"
-    allowed = {room, *ARROWS[room], *ANYWHERE["" if core else "mm"]}
+    folder = folder_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    core = not folder.startswith("mm") and folder != "commands"
+    allowed = {folder, *ARROWS[folder], *ANYWHERE["" if core else "mm"]}
     for name in imports_of(path):
         if name.split(".")[0] == "convnext_dense":
-            assert room_of(module_of(name)) in allowed, f"{room} imports {name}"
+            assert folder_of(module_of(name)) in allowed, f"{folder} imports {name}"
 
 
 def test_arrows_form_no_circle():
     """Reading a config registers types, so ``mm`` itself is left out."""
-    arrows = {room: [to for to in targets if to != "mm"] for room, targets in ARROWS.items() if room != "mm"}
+    arrows = {folder: [to for to in targets if to != "mm"] for folder, targets in ARROWS.items() if folder != "mm"}
     while arrows:
-        leaves = {room for room, targets in arrows.items() if not set(targets) & set(arrows)}
+        leaves = {folder for folder, targets in arrows.items() if not set(targets) & set(arrows)}
         assert leaves, f"a circle among {sorted(arrows)}"
-        arrows = {room: targets for room, targets in arrows.items() if room not in leaves}
+        arrows = {folder: targets for folder, targets in arrows.items() if folder not in leaves}
