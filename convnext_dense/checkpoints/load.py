@@ -53,7 +53,12 @@ class LoadReport(NamedTuple):
 
 
 def load_checkpoint(
-    model: nn.Module, source: str | Path, strict: bool = True, sha256: str | None = None, ema: bool = False
+    model: nn.Module,
+    source: str | Path,
+    strict: bool = True,
+    sha256: str | None = None,
+    ema: bool = False,
+    prefix: str = "",
 ) -> LoadReport:
     """Load the weights of a ConvNeXt into ``model``, all of them.
 
@@ -72,6 +77,7 @@ def load_checkpoint(
         strict: ``False`` loads what fits and reports the rest.
         sha256: expected digest of the file, or its first digits.
         ema: whether to take the averaged weights of a training checkpoint that holds both.
+        prefix: part of the file to take, such as ``teacher.backbone``; the whole file by default.
 
     Returns:
         what was loaded; this is also logged in one line.
@@ -82,6 +88,8 @@ def load_checkpoint(
             is unchanged.
     """
     state = read_state_dict(fetch(source, sha256=sha256), ema=ema)
+    if prefix:
+        state = part_of(state, prefix, source)
     renamed, tensors = in_our_names(state, source)
     own = own_tensors(model)
     tensors, notes = _adapt_stem(tensors, own)
@@ -96,6 +104,22 @@ def load_checkpoint(
     report = LoadReport(renamed.naming.name, fit.loaded, fit.fresh, fit.dropped, notes + fit.problems)
     logger.info("%s", report)
     return report
+
+
+def part_of(state: Mapping[str, Tensor], prefix: str, source: str | Path) -> dict[str, Tensor]:
+    """The tensors below ``prefix``, without it.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    dotted = prefix if prefix.endswith(".") else f"{prefix}."
+    found = {key.removeprefix(dotted): value for key, value in state.items() if key.startswith(dotted)}
+    if not found:
+        parts = ", ".join(dict.fromkeys(f"{key.split('.')[0]}." for key in state))
+        raise CheckpointError(
+            f"{source}: no tensor begins with {dotted!r} (prefix); its names begin with {parts[:200]}"
+        )
+    return found
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:

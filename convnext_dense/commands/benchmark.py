@@ -21,7 +21,7 @@ from convnext_dense.mm.bench.report import write_report
 from convnext_dense.mm.bench.reproduce import add_reproduce
 from convnext_dense.mm.bench.rows import LeftOut, checkpoint_folders, jobs_on_disk, single_job
 from convnext_dense.mm.bench.speed_command import add_speed
-from convnext_dense.mm.engine.options import Options, add_options, read_options
+from convnext_dense.mm.engine.options import Options, add_options, add_traceback, read_options
 from convnext_dense.mm.errors import explain, one_line_errors
 from convnext_dense.results.records import format_comparison
 
@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_reproduce(subcommands)
     add_report(subcommands)
     add_speed(subcommands)
+    for command in subcommands.choices.values():
+        add_traceback(command)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(args.traceback):
         args.run(args)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.lr_plan import GroupPlan, Plan, draw, make_plan
+from convnext_dense.mm.config.sections import check_needed
+from convnext_dense.mm.engine.options import add_traceback
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.support.text_tables import aligned
 
@@ -18,13 +20,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--iters-per-epoch", type=int, metavar="N", help="for recipes by epoch (default: COCO train2017's)"
     )
+    add_traceback(parser)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(args.traceback):
         cfg = load_config(args.config)
-        try:
-            plan = make_plan(cfg, args.iters_per_epoch)
-        except (TypeError, ValueError) as error:
-            parser.error(str(error))
+        check_needed(cfg, "rates")
+        plan = make_plan(cfg, args.iters_per_epoch)
         if args.plot:
             draw(plan, args.plot, title=args.config)
         print(as_json(plan) if args.json else as_table(plan))

@@ -5,12 +5,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
 from tqdm import tqdm
 
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
-from convnext_dense.mm.apis.predict import Predictor, find_images, output_folder, predict_images
+from convnext_dense.mm.apis.predict import (
+    Predictor,
+    find_images,
+    image_suffixes,
+    output_folder,
+    predict_images,
+)
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine.options import Entries, add_traceback
 from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
 
@@ -18,8 +24,9 @@ from convnext_dense.mm.errors import one_line_errors
 def predict(args: argparse.Namespace) -> None:
     """Predict detections or label maps with a config's model."""
     select_device(args.device)
-    images = find_images(args.images)
-    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.fuse)
+    cfg = load_config(args.config, args.cfg_options)
+    images = find_images(args.images, image_suffixes(cfg))
+    predictor = Predictor(cfg, args.checkpoint, args.fuse)
     out = output_folder(args.out, images)
     if args.out and out != Path(args.out):
         print(f"{args.out} has the results of other images, which stay; these go to {out}")
@@ -60,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(
             "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
         )
-        parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+        parser.add_argument("--cfg-options", nargs="+", action=Entries, metavar="KEY=VALUE")
         parser.add_argument(
             "--no-fuse",
             dest="fuse",
@@ -72,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--classify", metavar="IMAGE", help="name what IMAGE shows: --classify IMAGE CHECKPOINT"
         )
         run = predict
+    add_traceback(parser)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(args.traceback):
         run(args)

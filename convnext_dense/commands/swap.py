@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.engine.options import add_traceback
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.mm.swap.backbone import swap_backbone
 from convnext_dense.mm.swap.smoke_test import try_model
@@ -22,8 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-amp", action="store_true", help="no mixed precision unless the config has it")
     parser.add_argument("--no-check", action="store_true", help="skip the training step and the prediction")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="config to write")
+    add_traceback(parser)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(args.traceback):
         swap = swap_backbone(
             load_config(args.config), args.arch, args.pretrained, args.keep_optim, amp=not args.no_amp
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convnext_dense.mm.apis.test import Job, Outcome, local_checkpoint, run_test
 from convnext_dense.mm.engine.launch import leaving_together
-from convnext_dense.mm.engine.options import Options, add_options, read_options
+from convnext_dense.mm.engine.options import Options, add_options, add_traceback, read_options
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.results.records import format_comparison
 from convnext_dense.support.files import write_json
@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
     )
+    add_traceback(parser)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(args.traceback):
         options = read_options(args, Options)
         job = Job(
             args.config,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from convnext_dense.mm.apis.train import TrainOptions, training_preflight, training_runner
 from convnext_dense.mm.engine.launch import leaving_together
-from convnext_dense.mm.engine.options import add_options, read_options
+from convnext_dense.mm.engine.options import add_options, add_traceback, read_options
 from convnext_dense.mm.errors import one_line_errors
 
 
@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="check data and weights, try steps, report memory, hours and disk, and exit; writes nothing",
     )
+    add_traceback(parser)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(args.traceback):
         options = read_options(args, TrainOptions)
         with leaving_together():
             ready = True

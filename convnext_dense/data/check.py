@@ -5,24 +5,14 @@ come from file headers; the values of label maps need the whole file, so these t
 checks take the maps one by one, in an order and up to a time that the caller sets.
 """
 
-import json
-import mmap
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from convnext_dense.data.coco_repair import (
-    KINDS,
-    AnnotationFileError,
-    Fault,
-    Findings,
-    repair,
-    repair_images,
-)
 from convnext_dense.data.image_io import (
     IMAGE_SUFFIXES,
     ChannelsError,
@@ -30,9 +20,9 @@ from convnext_dense.data.image_io import (
     PictureError,
     label_numbers,
     read_header,
-    size_on_disk,
     size_text,
 )
+from convnext_dense.data.spellings import read_json, read_text
 from convnext_dense.errors import DataError
 
 
@@ -74,13 +64,17 @@ def gather(what: str, found: Mapping[str, str], remedy: str = "", droppable: boo
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
-    """Names from ``a,b,c``, or from a JSON file with a list of names or ``{"classes": [...]}``.
+    """Names from ``a,b,c``, a JSON file with a list of names or ``{"classes": [...]}``, or lines of text.
 
     Raises:
         ClassNamesError: an unreadable file, or names that are empty, repeated or not text.
     """
     if text.lower().endswith(".json"):
         names = _classes_file(Path(text))
+    elif Path(text).is_file():
+        names = [line.strip() for line in read_text(text).splitlines() if line.strip()]
+    elif text.lower().endswith(".txt"):
+        raise ClassNamesError(f"cannot read class names from {text}: no such file")
     else:
         names = [name.strip() for name in text.split(",")]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
@@ -93,7 +87,7 @@ def parse_classes(text: str) -> tuple[str, ...]:
 def _classes_file(path: Path) -> list:
     wanted = 'a list of names or {"classes": [names]}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ClassNamesError(f"cannot read class names from {path} ({error}); expected {wanted}") from None
     names = content.get("classes") if isinstance(content, dict) else content
@@ -142,7 +136,7 @@ def check_pairs(images: Mapping[str, Path], maps: Mapping[str, Path]) -> list[Pr
     ]
 
 
-def _fits(header: Header, wh: tuple[int, ...]) -> bool:
+def fits(header: Header, wh: tuple[int, ...]) -> bool:
     """Whether training can use an image with annotations of this (width, height).
 
     It reads the image as it is stored if only that has the size of the annotations.
@@ -171,9 +165,20 @@ class PairCheck:
         num_classes: number of classes of the model.
         ignore_index: value of unlabelled pixels.
         reduce_zero_label: whether 0 means unlabelled and classes count from 1.
+        header_of: reads the sizes of an image; ``None``: it has no two dimensions to compare.
+        maps: whether label maps are pictures; if not, their contents are not checked.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, reduce_zero_label: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        reduce_zero_label: bool = False,
+        header_of: Callable[[Path], Header | None] = read_header,
+        maps: bool = True,
+    ) -> None:
+        self.header_of = header_of
+        self.maps = maps
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.reduce_zero_label = reduce_zero_label
@@ -181,12 +186,15 @@ class PairCheck:
         self.sizes: dict[str, str] = {}
         self.modes: dict[str, str] = {}
         self.values: dict[str, str] = {}
+        self.held: dict[str, tuple[int, ...]] = {}  # label map -> its values; threads may share the check
 
     def add(self, image: Path, label_map: Path) -> None:
         """Check one pair: sizes from headers, values of the whole map."""
         path = image
         try:
-            header = read_header(image)
+            header = self.header_of(image)
+            if not self.maps:
+                return
             path = label_map
             pixels = label_numbers(label_map.read_bytes())
         except ChannelsError as error:
@@ -196,9 +204,11 @@ class PairCheck:
             self.unreadable[str(path)] = str(error)
             return
         wh = pixels.shape[::-1]
-        if not _fits(header, wh):
+        if header is not None and not fits(header, wh):
             self.sizes[str(label_map)] = f"{size_text(wh)}, its image {size_text(header.upright)}"
-        wrong = wrong_values(np.unique(pixels), self.num_classes, self.ignore_index, self.reduce_zero_label)
+        held = tuple(np.unique(pixels).tolist())
+        self.held[str(label_map)] = held
+        wrong = wrong_values(held, self.num_classes, self.ignore_index, self.reduce_zero_label)
         if wrong:
             self.values[str(label_map)] = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
 
@@ -219,124 +229,3 @@ class PairCheck:
 
 def _sorted(found: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(found.items()))
-
-
-# ---- annotation files in COCO's format
-
-
-def read_categories(path: str | Path) -> list[dict[str, Any]]:
-    """The categories of an annotation file, without parsing the rest of a large one.
-
-    Raises:
-        ClassNamesError: not a JSON file, or one without named categories.
-    """
-    key, decoder = b'"categories"', json.JSONDecoder()
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start = content.rfind(key) + len(key)
-            tail = content[start : start + (4 << 20)]  # 4 MiB hold 50,000 categories
-        found, _ = decoder.raw_decode(tail.decode("utf-8", "ignore").lstrip(": \t\r\n"))
-    except (OSError, ValueError):
-        found = _parsed(path).get("categories")
-    named = isinstance(found, list) and all(isinstance(c, dict) and {"id", "name"} <= c.keys() for c in found)
-    if not found or not named:
-        raise ClassNamesError(f"no categories with id and name in {path}")
-    return found
-
-
-def _parsed(path: str | Path) -> dict:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ClassNamesError(f"cannot read annotations from {path} ({error})") from None
-    if not isinstance(content, dict):
-        raise ClassNamesError(f"no COCO annotations in {path}: it holds a {type(content).__name__}")
-    return content
-
-
-def select_categories(names: Sequence[str], wanted: Sequence[str] | None, source: str) -> tuple[str, ...]:
-    """``wanted`` in the order of the file, all ``names`` of the file if ``None``.
-
-    mmdet numbers the classes in the order of the file, in whatever order they are requested.
-
-    Raises:
-        ClassNamesError: wanted names that the file lacks, or names that it has twice.
-    """
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ClassNamesError(f"{source} has the category {repeated[0]!r} more than once")
-    if wanted is None:
-        return tuple(names)
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        raise ClassNamesError(
-            f"{source} has no category {missing[0]!r} ({len(missing)} of {len(wanted)} names are missing);"
-            f" it has {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
-        )
-    return tuple(name for name in names if name in wanted)
-
-
-def check_coco(path: str | Path, image_folder: str | Path) -> list[Problem]:
-    """Faults of an annotation file and of its images.
-
-    Annotations are judged by :func:`convnext_dense.data.coco_repair.repair`, as when training reads the file.
-    Images are missing, unreadable, or of another size than annotated.
-    """
-    folder = Path(image_folder)
-
-    def wh_of(file_name: str) -> tuple[int, int] | None:
-        return size_on_disk(folder / file_name)
-
-    content = _parsed(path)
-    try:
-        if content.get("annotations"):
-            repaired, faults = repair(content, wh_of=wh_of)
-            images = repaired["images"]
-        else:  # images alone, to be predicted
-            findings = Findings()
-            images = repair_images(content.get("images") or [], wh_of, findings).values()
-            faults = findings.faults()
-    except AnnotationFileError as error:
-        return [Problem(f"annotation file that cannot be used: {error}", str(path), 1)]
-    if not images:
-        return [Problem("annotation file without images", str(path), 1)]
-    return [
-        *_check_files(images, folder, path),
-        *(_as_problem(fault, path) for fault in faults),
-    ]
-
-
-def _check_files(images: Iterable[Mapping], folder: Path, path: str | Path) -> list[Problem]:
-    """Images of an annotation file that are missing, unreadable, or of another size than annotated."""
-    missing: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
-    sizes: dict[str, str] = {}
-    for entry in images:
-        file = folder / entry["file_name"]
-        if not file.is_file():
-            missing[str(file)] = ""
-            continue
-        try:
-            header = read_header(file)
-        except (OSError, PictureError) as error:
-            unreadable[str(file)] = str(error)
-            continue
-        stated = (entry["width"], entry["height"])
-        if not _fits(header, stated):
-            sizes[str(file)] = f"{size_text(header.upright)}, the annotation file says {size_text(stated)}"
-    return [
-        *gather(f"images of {path} that are not there", missing, droppable=True),
-        *gather("files that cannot be read", unreadable, droppable=True),
-        *gather(f"images of another size than {path} says", sizes, droppable=True),
-    ]
-
-
-def _as_problem(fault: Fault, path: str | Path) -> Problem:
-    kind = KINDS[fault.kind]
-    return Problem(
-        f"{kind.what} in {path}",
-        fault.first[0],
-        fault.count,
-        droppable=True,
-        annotation=True,
-        harmless_in_evaluation=not kind.breaks_evaluation,
-    )

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from convnext_dense.data.coco_masks import WH, repair_mask, repair_polygons
+from convnext_dense.data.coco_tidy import Id, is_id, is_number, is_size, named, tidy
 from convnext_dense.errors import DataError
 
 BORDER = 1.0  # pixels over the border that come from rounding, or from boxes that include the last pixel
@@ -25,20 +26,32 @@ class Kind(NamedTuple):
         what: the faulty things, in the plural.
         done: how training handles them.
         breaks_evaluation: whether the metric would fail on them or be wrong.
+        tidied: whether nothing is lost, so that an evaluation can read a copy of the file without them.
     """
 
     what: str
     done: str
     breaks_evaluation: bool
+    tidied: bool = False
 
 
 KINDS: dict[str, Kind] = {
     "image": Kind("images without an id or a file name", "left out", True),
     "image twice": Kind("images listed twice", "taken once", False),
     "image id": Kind("images that share an id with another file", "left out with their annotations", True),
-    "image size": Kind("images without width and height", "taken from the file", True),
+    "spelling": Kind(
+        "images whose file has another spelling (Windows' separators, accents)", "found there", True, True
+    ),
+    "size as text": Kind("images whose width and height are text", "read as numbers", True, True),
+    "image size": Kind("images without width and height", "taken from the file", True, True),
     "image unsized": Kind(
         "images without width and height, and no readable file", "left out with their annotations", True
+    ),
+    "reference": Kind(
+        "annotations whose ids are text where their image or category has a number, or the other way round",
+        "matched",
+        True,
+        True,
     ),
     "orphan": Kind("annotations of an unknown image", "left out", False),
     "category": Kind("annotations of an unknown category", "left out", False),
@@ -97,6 +110,7 @@ def repair(
     masks: bool = False,
     wh_of: Callable[[str], WH | None] = lambda file_name: None,
     progress: Callable[[Sequence], Iterable] = iter,
+    exists: Callable[[str], bool] = lambda file_name: True,
 ) -> tuple[dict, list[Fault]]:
     """The content of an annotation file without its faults, and the faults; ``content`` is not changed.
 
@@ -105,6 +119,7 @@ def repair(
         masks: whether masks are trained; if not, they are not read.
         wh_of: (width, height) of an image file by its ``file_name``, for images without a size.
         progress: wraps the list of annotations, to show progress.
+        exists: whether there is an image file of this name, asked for names that may be spelled otherwise.
 
     Raises:
         AnnotationFileError: no images, annotations or categories, before or after repair.
@@ -112,10 +127,11 @@ def repair(
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
             raise AnnotationFileError(f"no annotations in COCO's format: there is no list of {key}")
-    categories = {category.get("id") for category in content["categories"]}
+    categories = {c["id"] for c in content["categories"] if _has_id(c)}
     if len(categories) < len(content["categories"]):
-        raise AnnotationFileError("two categories share an id, so the class is ambiguous")
+        raise AnnotationFileError("two categories share an id, or one has none, so the class is ambiguous")
     findings = Findings()
+    content = tidy(content, wh_of, exists, findings.add)
     images = repair_images(content["images"], wh_of, findings)
     left_out = {entry["id"] for entry in content["images"] if _has_id(entry)} - images.keys()
     annotations = repair_annotations(
@@ -134,34 +150,32 @@ def repair(
 
 
 def _has_id(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("id"), int | str)
+    return isinstance(entry, dict) and is_id(entry.get("id"))
 
 
 def _belongs_to(entry: Any, images: set) -> bool:
     """Whether an annotation's image is among ``images`` (ids)."""
     owner = entry.get("image_id") if images and isinstance(entry, dict) else None
-    return isinstance(owner, int | str) and owner in images
+    return is_id(owner) and owner in images
 
 
 def _first_free(content: Mapping) -> int:
     """The lowest annotation id above all used ids."""
     used = (a.get("id") for a in content["annotations"] if isinstance(a, dict))
-    return 1 + max((number for number in used if isinstance(number, int)), default=0)
+    return 1 + max((int(n) for n in used if is_id(n) and not isinstance(n, str)), default=0)
 
 
 # ---- images
 
 
-def repair_images(
-    entries: Sequence, wh_of: Callable[[str], WH | None], findings: Findings
-) -> dict[int | str, dict]:
+def repair_images(entries: Sequence, wh_of: Callable[[str], WH | None], findings: Findings) -> dict[Id, dict]:
     """Usable image entries by their id."""
-    images: dict[int | str, dict] = {}
+    images: dict[Id, dict] = {}
     shared = set()
     for entry in entries:
         number, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
-        where = partial(_entry, "image", number, name)
-        if not isinstance(number, int | str) or not name or not isinstance(name, str):
+        where = partial(named, "image", number, name)
+        if not is_id(number) or not name or not isinstance(name, str):
             findings.add("image", where)
         elif number not in images:
             images[number] = entry
@@ -172,11 +186,11 @@ def repair_images(
             shared.add(number)
     for number in shared:  # it is unknown whose the annotations are
         del images[number]
-    unsized = [number for number, entry in images.items() if not _is_size(entry)]
+    unsized = [number for number, entry in images.items() if not is_size(entry)]
     for number in unsized:
         name = images[number]["file_name"]
         wh = wh_of(name)
-        findings.add("image size" if wh else "image unsized", partial(_entry, "image", number, name))
+        findings.add("image size" if wh else "image unsized", partial(named, "image", number, name))
         if wh:
             images[number] = {**images[number], "width": wh[0], "height": wh[1]}
         else:
@@ -184,21 +198,12 @@ def repair_images(
     return images
 
 
-def _is_size(entry: Mapping) -> bool:
-    return all(_is_number(entry.get(key)) and entry[key] >= 1 for key in ("width", "height"))
-
-
-def _entry(what: str, number: Any, detail: str | None) -> str:
-    """The name of an entry in a report."""
-    return f"{what} {number}" + (f" ({detail})" if detail else "")
-
-
 # ---- annotations
 
 
 def repair_annotations(
     entries: Iterable,
-    images: Mapping[int | str, Mapping],
+    images: Mapping[Id, Mapping],
     categories: set,
     masks: bool,
     findings: Findings,
@@ -206,33 +211,33 @@ def repair_annotations(
 ) -> list[dict]:
     """Usable annotations, in their order; new ids count from ``next_id``."""
     usable = []
-    seen: dict[int | str, Any] = {}
+    seen: dict[Id, Any] = {}
     for entry in entries:
         annotation = entry if isinstance(entry, dict) else {}
         number, owner = annotation.get("id"), annotation.get("image_id")
-        image = images.get(owner) if isinstance(owner, int | str) else None
+        image = images.get(owner) if is_id(owner) else None
         if image is None:
-            findings.add("orphan", partial(_entry, "annotation", number, f"image {owner}"))
+            findings.add("orphan", partial(named, "annotation", number, f"image {owner}"))
             continue
         kinds: tuple[str, ...]
         repaired: dict | None = None
-        if annotation.get("category_id") not in categories:
+        if not is_id(label := annotation.get("category_id")) or label not in categories:
             kinds = ("category",)
-        elif isinstance(number, int | str) and number in seen and seen[number] == entry:
+        elif is_id(number) and number in seen and seen[number] == entry:
             kinds = ("listed twice",)
         else:
             wh = image["width"], image["height"]
             repaired, kinds = repair_annotation(annotation, wh, masks)
-        if repaired is not None and (not isinstance(number, int | str) or number in seen):
+        if repaired is not None and (not is_id(number) or number in seen):
             kinds = ("id", *kinds)
             repaired = {**repaired, "id": next_id}
             next_id += 1
         for kind in kinds:
             where = f"image {owner}, {image['file_name']}"
-            findings.add(kind, partial(_entry, "annotation", number, where))
+            findings.add(kind, partial(named, "annotation", number, where))
         if repaired is not None:
             usable.append(repaired)
-            seen.setdefault(number if isinstance(number, int | str) else repaired["id"], entry)
+            seen.setdefault(number if is_id(number) else repaired["id"], entry)
     return usable
 
 
@@ -250,7 +255,7 @@ def repair_annotation(annotation: dict, wh: WH, masks: bool) -> tuple[dict | Non
         return None, tuple(kinds)
     changes: dict[str, Any] = {"bbox": box} if kind else {}
     area = annotation.get("area")
-    if not (_is_number(area) and area > 0):
+    if not (is_number(area) and area > 0):
         kinds.append("area")
         changes["area"] = box[2] * box[3]
     if masks:
@@ -318,7 +323,3 @@ def _bounds(polygons: Sequence[Sequence[float]]) -> list[float]:
 def _outline(box: Sequence[float]) -> list[float]:
     x, y, width, height = box
     return [x, y, x + width, y, x + width, y + height, x, y + height]
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)

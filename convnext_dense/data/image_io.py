@@ -47,6 +47,10 @@ class PictureError(DataError):
     """A file that is not a usable picture; the message is the reason, and names the file if given a path."""
 
 
+class UnknownFormatError(PictureError):
+    """A file in a format, or with channels, that neither PIL nor OpenCV reads as a picture."""
+
+
 class ChannelsError(PictureError):
     """A label map with several channels.
 
@@ -91,14 +95,6 @@ def read_header(source: bytes | str | Path) -> Header:
     """
     with _opened(source) as image:
         return _header(image)
-
-
-def size_on_disk(path: str | Path) -> tuple[int, int] | None:
-    """(width, height) of the upright picture in a file, from its header; ``None`` if it cannot be read."""
-    try:
-        return read_header(path).upright
-    except (OSError, PictureError):
-        return None
 
 
 def _header(image: ImageFile) -> Header:
@@ -159,7 +155,7 @@ def _opened(source: bytes | str | Path) -> Iterator[ImageFile]:
         except PictureError:
             raise
         except Image.UnidentifiedImageError:
-            raise PictureError(f"not an image file: it starts with {start!r}") from None
+            raise UnknownFormatError(f"not an image file: it starts with {start!r}") from None
         except Image.DecompressionBombError as error:  # PIL noticed it first
             raise PictureError(str(error).partition(", could")[0]) from None
         except _PIL_ERRORS as error:
@@ -203,6 +199,8 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise DatasetNotFoundError(f"no file at {path}") from None
     except OSError as error:
         raise PictureError(f"{path}: {error.strerror or error}") from None
+    except UnknownFormatError as error:
+        raise UnknownFormatError(f"{path}: {error}") from None
     except PictureError as error:
         raise PictureError(f"{path}: {error}") from None
 
@@ -219,10 +217,9 @@ def read_picture(content: bytes, wh: tuple[int, int] | None = None) -> np.ndarra
         PictureError: damaged or incomplete, of another size, or too large.
     """
     header = read_header(content)
-    if content.startswith(_JPEG) and not content.rstrip(b"\0").endswith(_JPEG_END):
-        _check_complete(content)  # older OpenCV fills the missing part with grey
+    check_end(content)
     stored = _decode(content)
-    picture = _turned(stored, header.orientation)
+    picture = turned(stored, header.orientation)
     if wh is None or _wh(picture) == tuple(wh):
         return picture
     if _wh(stored) != tuple(wh):
@@ -230,13 +227,23 @@ def read_picture(content: bytes, wh: tuple[int, int] | None = None) -> np.ndarra
     return stored
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn (H, W) or (H, W, C) pixels upright."""
     if orientation == 1:
         return pixels
     exchanged, axis = _TURNS[orientation]
     pixels = cv2.transpose(pixels) if exchanged else pixels
     return pixels if axis is None else cv2.flip(pixels, axis)
+
+
+def check_end(content: bytes) -> None:
+    """Check that a JPEG is complete: older OpenCV fills the missing part with grey.
+
+    Raises:
+        PictureError: it is not.
+    """
+    if content.startswith(_JPEG) and not content.rstrip(b"\0").endswith(_JPEG_END):
+        _check_complete(content)
 
 
 def _check_complete(content: bytes) -> None:
@@ -246,19 +253,19 @@ def _check_complete(content: bytes) -> None:
 
 def _decode(content: bytes) -> np.ndarray:
     """The pixels as they are stored."""
-    with _silent_opencv():
+    with silent_opencv():
         try:
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), _AS_STORED)
         except cv2.error as error:
             raise PictureError(str(error).strip().splitlines()[0]) from None
     if picture is None:
         _check_complete(content)  # raises with the reason
-        raise PictureError("OpenCV cannot decode it")
+        raise UnknownFormatError("OpenCV cannot decode it as a colour picture")
     return picture
 
 
 @contextmanager
-def _silent_opencv() -> Iterator[None]:
+def silent_opencv() -> Iterator[None]:
     """Silence OpenCV, which prints a line at each failure; we report it once."""
     log = getattr(cv2.utils, "logging", cv2)  # OpenCV 5, 4
     level = log.setLogLevel(0)
@@ -302,7 +309,7 @@ def label_numbers(content: bytes) -> np.ndarray:
         numbers = np.asarray(image)
     if numbers.dtype != np.uint8:
         numbers = numbers.astype(np.int32)
-    return _turned(numbers, header.orientation)
+    return turned(numbers, header.orientation)
 
 
 def _wh(picture: np.ndarray) -> tuple[int, int]:

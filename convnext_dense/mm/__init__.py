@@ -11,11 +11,13 @@ from convnext_dense.mm.mmcv_ext import install_ops
 install_ops()
 
 from convnext_dense.mm import logs
+from convnext_dense.mm.config import by_name
 from convnext_dense.mm.datasets import repair
-from convnext_dense.mm.engine import checkpoints, hooks, loops, optimizer
+from convnext_dense.mm.engine import checkpoints, hooks, loops, optimizer, runner
 from convnext_dense.mm.models import backbones, necks, registry, roadmap, tta
 
 checkpoints.read_safely_in_mmengine()
+by_name.find_recipes_in_mmengine()
 logs.forward_core_logs()
 
 

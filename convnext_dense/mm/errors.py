@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import logging
 import re
 import sys
 import urllib.error
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 
 import torch
 from mmengine import registry
+from mmengine.logging import MMLogger
 
-from convnext_dense.errors import DenseError
+from convnext_dense.errors import ArgumentError, DenseError
+from convnext_dense.mm.blame import HINT, blame, entry, one_line, place
 
 CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
 _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:. ]+?) registry")
@@ -23,6 +26,8 @@ _WORKER_KILLED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: 
 
 def explain(error: BaseException) -> str | None:
     """One line of advice for an error that a user can act on, ``None`` for anything else."""
+    if isinstance(error, ArgumentError) and (where := entry(error)):
+        return f"{where}: {error}"
     if isinstance(error, DenseError):
         return str(error)
     if isinstance(error, urllib.error.URLError):
@@ -43,8 +48,9 @@ def explain(error: BaseException) -> str | None:
             "train_dataloader.num_workers and continue with --resume"
         )
     if match := _NOT_REGISTERED.search(str(error)):
-        return _unregistered(match["name"], match["registry"])
-    return None
+        where = entry(error)
+        return f"{where}: " * bool(where) + _unregistered(match["name"], match["registry"])
+    return blame(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -61,6 +67,10 @@ def _unregistered(name: str, registry_name: str) -> str:
         item for item in vars(registry).values() if isinstance(item, registry.Registry) and item.name == kind
     ]
     known = {key for root in roots for key in _all_names(root)}
+    scopes = [child.scope for root in roots for child in root.children.values() if name in child.module_dict]
+    if scopes:
+        wanted = scopes[0]
+        return f"{name!r} is {wanted}'s: write default_scope = {wanted!r}, or type='{wanted}.{name}'"
     near = difflib.get_close_matches(name.split(".")[-1], known, n=3)
     hint = f"similar names: {', '.join(near)}" if near else "no similar name"
     return f"no {kind} is called {name!r}; {hint}; if it is one of ours, add to the config: {CUSTOM_IMPORTS}"
@@ -74,10 +84,14 @@ def _all_names(root: registry.Registry) -> set[str]:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print what :func:`explain` knows and exit with status 2; other errors pass unchanged.
+def one_line_errors(traceback: bool | None = None) -> Iterator[None]:
+    """Print what :func:`explain` knows and exit with status 2.
 
     Ctrl-C also ends in one line, with the shell's status 130.
+
+    Args:
+        traceback: what becomes of other errors. ``None``: they pass unchanged. ``False``: one line, too, and
+            status 1; the traceback goes to the log file of a run. ``True``: every error passes unchanged.
     """
     try:
         yield
@@ -85,8 +99,22 @@ def one_line_errors() -> Iterator[None]:
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        advice = explain(error)
-        if advice is None:
+        advice = None if traceback else explain(error)
+        if advice is None and traceback is not False:
             raise
-        print(f"error: {advice}", file=sys.stderr)
-        raise SystemExit(2) from None
+        print(f"error: {advice or _unexplained(error)}", file=sys.stderr)
+        raise SystemExit(2 if advice else 1) from None
+
+
+def _unexplained(error: Exception) -> str:
+    """One line for an error that may be a fault of the code; its traceback goes to the log file."""
+    files = []
+    for logger in list(MMLogger._instance_dict.values()):
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "the run ended", (), None)
+                record.exc_info = (type(error), error, error.__traceback__)
+                handler.emit(record)
+                files.append(handler.baseFilename)
+    remedy = f"the traceback is in {files[-1]}" if files else HINT
+    return f"{one_line(error)} ({place(error)}); {remedy}"

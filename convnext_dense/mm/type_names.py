@@ -16,12 +16,15 @@ def type_name(entry: object) -> str:
             mmengine's lazy object for one.
 
     Returns:
-        The name, ``""`` if there is no type; ``package.module.Name`` for a type of another package.
+        The name, ``""`` if there is no type, or a value that is none; ``package.module.Name`` for a type of
+        another package.
     """
     kind = entry.get("type") if isinstance(entry, Mapping) else entry
     if kind is None:
         return ""
     if not isinstance(kind, str):
+        if not hasattr(kind, "__qualname__") and not hasattr(kind, "module"):
+            return ""  # a mistake in the config: no type has such a value
         own = getattr(kind, "__qualname__", None)  # a lazy object has any attribute, none of them a string
         kind = f"{kind.__module__}.{own}" if isinstance(own, str) else f"{kind.module}.{kind}"
     package, _, rest = kind.partition(".")

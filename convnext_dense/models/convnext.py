@@ -115,10 +115,13 @@ class ConvNeXt(nn.Module):
         depths, dims: blocks and channels of the four stages.
         out_indices: the returned stages, non-negative.
         out_channels, out_strides: one entry per returned level.
+        smallest_side: pixels that each side of an image must have.
 
     Raises:
         ValueError: an argument outside the ranges above.
     """
+
+    smallest_side = MIN_SIZE
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class IsotropicConvNeXt(nn.Module):
         ValueError: the arch is unknown.
     """
 
+    smallest_side = STRIDE
+
     def __init__(
         self,
         arch: str | Mapping = "isotropic_small",

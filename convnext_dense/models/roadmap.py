@@ -148,6 +148,8 @@ class Roadmap(nn.Module):
         ValueError: an argument outside the ranges above.
     """
 
+    smallest_side = MIN_SIZE
+
     def __init__(
         self,
         step: str = "separate_downsampling",

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from pycocotools import mask as coco_mask
 
 from convnext_dense.data.image_io import load_label_map, load_rgb
+from convnext_dense.data.views import load_view
 from convnext_dense.errors import ArgumentError, DatasetNotFoundError
 from convnext_dense.evaluation.detection_errors import (
     EXPLAINED,
@@ -118,7 +119,8 @@ def scene_picture(evaluation: Evaluation, scenes: Scenes, image_id: int) -> np.n
         PictureError: not a usable picture.
     """
     with _of_data_set():
-        return load_rgb(Path(evaluation.images) / scenes.files[image_id], scenes.wh[image_id])
+        path, wh = Path(evaluation.images) / scenes.files[image_id], scenes.wh[image_id]
+        return load_view(path, wh) if wh else load_rgb(path)
 
 
 def shrink(image: np.ndarray, side: int | None, labels: bool = False) -> np.ndarray:
@@ -291,7 +293,7 @@ def label_picture(evaluation: Evaluation, scene: Mapping, side: int = 320) -> np
     """Truth, prediction, and the wrong pixels, over the image."""
     truth = read_truth(evaluation, scene).astype(np.uint16)
     with _of_data_set():
-        image = load_rgb(scene["image"], (truth.shape[1], truth.shape[0]))
+        image = load_view(scene["image"], (truth.shape[1], truth.shape[0]))
     truth = shrink(truth, side, labels=True)
     found = load_label_map(evaluation.folder / scene["prediction"]).astype(np.uint16)
     found = shrink(found, side, labels=True)

@@ -1,6 +1,6 @@
 """Helpers that do not depend on ConvNeXt.
 
 ``files`` (atomic writes), ``locks`` (between processes), ``optional_packages`` (packages that may be absent),
-``seeding``, ``system`` (versions, devices, memory), ``modules`` (PyTorch modules), ``nested`` (one walk
-through dicts and lists), ``text_tables``, ``command_line`` (the command that a message names).
+``seeding``, ``system`` (versions, devices, memory, busy cores), ``modules`` (PyTorch modules), ``nested``
+(one walk through dicts and lists), ``text_tables``, ``command_line`` (the command that a message names).
 """

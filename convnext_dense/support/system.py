@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -78,3 +79,62 @@ def proc_bytes(path: str, key: str) -> int:
     """
     lines = Path(path).read_text().splitlines()
     return int(dict(line.split(":", 1) for line in lines if ":" in line)[key].split()[0]) * 1024
+
+
+# ---- cores that other processes use
+
+
+def own_cores() -> set[int]:
+    """Numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def core_ticks(stat: str, cores: set[int]) -> tuple[int, int]:
+    """Busy and all clock ticks of ``cores`` since the system's start, from the text of ``/proc/stat``."""
+    busy = total = 0
+    for line in stat.splitlines():
+        name, *fields = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
+            ticks = [int(field) for field in fields[:8]]  # guests are counted as user time, too
+            total += sum(ticks)
+            busy += sum(ticks) - sum(ticks[3:5])  # idle, and waiting for a disk
+    return busy, total
+
+
+def busy_cores(seconds: float = 0.2) -> float | None:
+    """How many of this process's cores are in use while it waits ``seconds``; ``None`` if unknown."""
+    cores, stat = own_cores(), Path("/proc/stat")
+    try:
+        before = core_ticks(stat.read_text(), cores)
+        time.sleep(seconds)
+        after = core_ticks(stat.read_text(), cores)
+    except (OSError, ValueError):
+        return None
+    passed = after[1] - before[1]
+    return len(cores) * (after[0] - before[0]) / passed if passed > 0 else None
+
+
+def thread_advice(threads: int, cores: int, busy: float | None) -> str | None:
+    """A line if ``threads`` threads, which wait for each other, have fewer than as many free cores.
+
+    Args:
+        threads: of this process.
+        cores: that it may use.
+        busy: how many of them other processes use; ``None`` if unknown.
+    """
+    if threads < 2 or busy is None or threads + busy < cores + 0.5:
+        return None
+    free = max(1, int(cores - busy + 0.5))
+    return (
+        f"other processes use {busy:.1f} of {cores} CPU cores: {threads} threads, which wait for each other, "
+        f"can be many times slower than fewer; OMP_NUM_THREADS={min(free, threads - 1)} sets their number"
+    )
+
+
+def crowded_line() -> str | None:
+    """A line if torch's threads have too few free cores, unless the user has chosen their number."""
+    if os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS") or torch.get_num_threads() < 2:
+        return None
+    return thread_advice(torch.get_num_threads(), len(own_cores()), busy_cores())

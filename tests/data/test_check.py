@@ -11,16 +11,14 @@ from convnext_dense.data.check import (
     ClassNamesError,
     PairCheck,
     Problem,
-    check_coco,
     check_folder,
     check_pairs,
     common_suffix,
     find_files,
     parse_classes,
-    read_categories,
-    select_categories,
     wrong_values,
 )
+from convnext_dense.data.coco_check import check_coco, read_categories, select_categories
 
 
 def save(path: Path, pixels: np.ndarray, **options) -> Path:

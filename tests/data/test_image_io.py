@@ -18,8 +18,8 @@ from convnext_dense.data.image_io import (
     read_header,
     read_label_map,
     read_picture,
-    size_on_disk,
 )
+from convnext_dense.data.views import wh_on_disk
 from convnext_dense.errors import DatasetNotFoundError
 
 RNG = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_the_file_is_read_as_its_content(tmp_path):
         path.write_bytes(oriented(form, 6))
         upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
         assert np.array_equal(load_rgb(path), upright)
-        assert size_on_disk(path) == (48, 64)
+        assert wh_on_disk(path) == (48, 64)
 
 
 def moved_behind_the_pixels(png: bytes) -> bytes:
@@ -195,7 +195,7 @@ def test_names_in_any_language(tmp_path):
     Image.fromarray(np.full((4, 5), 300, np.uint16)).save(labels)
     assert np.array_equal(load_rgb(str(picture)), PIXELS)
     assert load_rgb(picture).flags.c_contiguous
-    assert size_on_disk(picture) == (64, 48)
+    assert wh_on_disk(picture) == (64, 48)
     assert np.array_equal(load_label_map(labels), np.full((4, 5), 300)), "any number, as stored"
 
 
@@ -204,11 +204,11 @@ def test_an_error_of_a_file_names_it(load, tmp_path):
     path = tmp_path / "größe.png"
     with pytest.raises(DatasetNotFoundError, match=r"no file at .*größe\.png"):
         load(path)
-    assert size_on_disk(path) is None
+    assert wh_on_disk(path) is None
     path.write_bytes(b"<html>404</html>")
     with pytest.raises(PictureError, match=r"größe\.png: not an image file: it starts with b'<html>40'"):
         load(path)
-    assert size_on_disk(path) is None
+    assert wh_on_disk(path) is None
     with pytest.raises(PictureError, match=str(tmp_path)):
         load(tmp_path)  # a folder
     path.write_bytes(KINDS["png"])

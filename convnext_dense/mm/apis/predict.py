@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,24 +17,40 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from convnext_dense.data.image_io import IMAGE_SUFFIXES, read_picture, save_label_map
+from convnext_dense.data.image_io import IMAGE_SUFFIXES, PictureError, save_label_map
 from convnext_dense.errors import UserError
 from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.config.levels import check_levels
+from convnext_dense.mm.config.sections import check_needed
+from convnext_dense.mm.datasets.declared import with_colours
+from convnext_dense.mm.datasets.decoders import build_loader, without_name
 from convnext_dense.mm.datasets.paths import datasets_of
+from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.engine.checkpoints import load_model
 from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.models.sliding_window import bound_predictions
+from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.type_names import class_of, type_name
 from convnext_dense.support.files import free_path, output_names, write_json
 
 RESULTS = "predictions.json"
 
 
-def find_images(sources: list[str]) -> list[Path]:
+def image_suffixes(cfg: Config) -> tuple[str, ...]:
+    """Suffixes of pictures, and that of the config's own images, such as ``.npy``."""
+    own = [data.get("img_suffix", "").lower() for data in datasets_of(cfg, ("test",))]
+    return tuple(dict.fromkeys([*IMAGE_SUFFIXES, *filter(None, own)]))
+
+
+def find_images(sources: list[str], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """Image files in ``sources`` or in its folders, each once, sorted within a folder.
 
     Of a folder, hidden files and the pictures of earlier predictions are left out.
+
+    Args:
+        sources: files and folders.
+        suffixes: what the names of images in a folder end in, in small letters.
 
     Raises:
         UserError: a source that does not exist, or no image at all.
@@ -42,21 +59,21 @@ def find_images(sources: list[str]) -> list[Path]:
     for source in map(Path, sources):
         if not source.exists():
             raise UserError(f"no image or folder at {source}")
-        for path in _images_below(source) if source.is_dir() else [source]:
+        for path in _images_below(source, suffixes) if source.is_dir() else [source]:
             images.setdefault(os.path.abspath(path), path)
     if not images:
-        raise UserError(f"no images in {', '.join(sources)}; looked for {', '.join(IMAGE_SUFFIXES)}")
+        raise UserError(f"no images in {', '.join(sources)}; looked for {', '.join(suffixes)}")
     return list(images.values())
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [
             name for name in folders if name[0] != "." and not Path(parent, name, RESULTS).is_file()
         ]
         found += [Path(parent, name) for name in names if name[0] != "."]
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in found if path.name.lower().endswith(suffixes))
 
 
 def output_folder(out: str | None, images: list[Path]) -> Path:
@@ -98,6 +115,8 @@ class Predictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, fused: bool = True) -> None:
+        check_needed(cfg, "predict")
+        check_levels(cfg)
         init_default_scope(cfg.get("default_scope", "mmengine"))
         set_pretrained(cfg, "none")
         set_plain_batch_norm(cfg, 1, get_device())
@@ -106,17 +125,38 @@ class Predictor:
         self.model.to(get_device()).eval()
         if fused:
             fuse(self.model)
+        pad_small_inputs(self.model)
         bound_predictions(self.model)
         self.classes: tuple[str, ...] = tuple(meta.get("classes") or ())
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
-        self.visualizer.dataset_meta = meta
-        steps = datasets_of(cfg, ("test",))[0].pipeline
-        self.pipeline = Compose([step for step in steps if not type_name(step).endswith("LoadAnnotations")])
+        self.visualizer.dataset_meta = with_colours(meta)
+        steps = [
+            step
+            for step in datasets_of(cfg, ("test",))[0].pipeline
+            if not re.fullmatch(r"Load\w*Annotations?", type_name(step))
+        ]
+        # the checked loader, where it is mmcv's, says what is wrong with a file
+        loader = build_loader(steps[0], cfg.get("default_scope", "mmengine"))
+        self.pipeline = Compose([loader, *steps[1:]])
 
     @torch.no_grad()
     def __call__(self, image: Path) -> BaseDataElement:
         """Data sample of mmdet or mmseg with the prediction at the image's own size."""
-        return self.model.test_step(pseudo_collate([self.pipeline(dict(img_path=str(image), img_id=0))]))[0]
+        return self.model.test_step(pseudo_collate([self.load(image)]))[0]
+
+    def load(self, image: Path) -> dict:
+        """The sample that the test pipeline makes of a file.
+
+        Raises:
+            PictureError: the config's loader cannot read it.
+        """
+        try:
+            sample = self.pipeline(dict(img_path=str(image), img_id=0))
+        except BadInputError as error:
+            raise PictureError(without_name(error)) from None
+        if sample is None:
+            raise PictureError("the test pipeline leaves it out")
+        return sample
 
     def as_json(self, sample: BaseDataElement, score_thr: float) -> list[dict] | dict[str, float]:
         """Detections in COCO's result format, or the share of pixels of each class found.
@@ -176,7 +216,6 @@ def _predict_one(
     predictor: Predictor, image: Path, out_file: Path, score_thr: float
 ) -> list[dict] | dict[str, float]:
     """Predict an image, write its picture and its label map, and return its results for the JSON file."""
-    read_picture(image.read_bytes())
     sample = predictor(image)
     out_file.parent.mkdir(parents=True, exist_ok=True)
     draw(predictor.visualizer, sample, out_file, score_thr, draw_gt=False)

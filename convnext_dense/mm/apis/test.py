@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import Evaluator, load_evaluator
 from convnext_dense.evaluation.folder import NAME, Evaluation
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.datasets.truth import check_truth
 from convnext_dense.mm.engine.hooks import PicturesHook
 from convnext_dense.mm.engine.options import Options
 from convnext_dense.mm.engine.runner import testing_runner, work_folder
@@ -157,8 +159,9 @@ def run_test(job: Job, results: Path) -> Outcome | None:
     try:
         task_of(cfg)
     except UserError as error:
-        # JSON cannot hold numpy's numbers
-        metrics = {name: float(value) for name, value in _runner(job, job.options).test().items()}
+        # JSON cannot hold numpy's numbers; some metrics also report lists and text
+        reported = _runner(job, job.options).test()
+        metrics = {name: float(value) for name, value in reported.items() if isinstance(value, Real)}
         return Outcome(metrics, None, str(error)) if dist.get_rank() == 0 else None
     evaluation = run_protocol(job, results)
     return Outcome(evaluation.record["metrics"], evaluation) if evaluation else None
@@ -187,6 +190,7 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         overrides["visualizer.name"] = str(out)
     runner = _runner(job, replace(job.options, overrides=overrides))
     name_label_maps(runner)
+    check_truth(runner.cfg, ("test",), later=True)
     (out / NAME).unlink(missing_ok=True)  # there is none until the new one is complete
     start = time.monotonic()
     tested = runner.test()

@@ -21,6 +21,7 @@ from convnext_dense.mm.config.edit import (
     set_ema,
     set_pretrained,
 )
+from convnext_dense.mm.config.startup import check_evaluation
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import SPLITS, check_data
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
@@ -28,8 +29,11 @@ from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint, set_aside
 from convnext_dense.mm.engine.checkpoints import read_position
 from convnext_dense.mm.engine.hooks import FuseHook, LoaderHook
 from convnext_dense.mm.engine.options import Options, one_of, option
+from convnext_dense.mm.engine.partial_loads import check_new_heads
+from convnext_dense.mm.engine.resume import check_length, seed_line
 from convnext_dense.mm.engine.runner import compile_backbone, open_config
 from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.support.system import crowded_line
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class TrainOptions(Options):
     )
     pretrained: str | None = option(
         "--pretrained", metavar="PATH|URL|none", help="backbone weights instead of the config's"
+    )
+    new_heads: bool = option(
+        "--new-heads",
+        default=False,
+        action="store_true",
+        help="start from the model of load_from without the layers that depend on its classes",
     )
     seed: int | None = option(
         "--seed", type=int, help="seed of the random numbers (default: a new one, or the resumed run's)"
@@ -105,23 +115,28 @@ def training_config(
     Args:
         source: config path or recipe name.
         options: options of training.
-        splits: splits whose files are checked.
+        splits: splits whose files are checked; with none the evaluation is not checked, either.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
-    cfg, notes = open_config(source, options)
+    cfg, notes = open_config(source, options, "train")
     check_data(cfg, splits)
     notes += set_own_data(cfg, options.classes, splits, strict=options.strict_data)
     checkpoint, resume_notes = resume_point(cfg, options.resume)
     notes += resume_notes
     cfg.resume = checkpoint is not None
+    if options.new_heads:
+        check_new_heads(cfg, cfg.resume)
     seed = options.seed
     if checkpoint:
         cfg.load_from = str(checkpoint)
         set_pretrained(cfg, "none")  # the checkpoint replaces all weights, so none are downloaded
+        meta = read_position(checkpoint) or {}
+        notes.append(check_length(cfg.train_cfg, meta, checkpoint))
+        notes.append(seed_line(seed, (cfg.get("randomness") or {}).get("seed"), meta.get("seed")))
         if seed is None:  # before the runner distributes the data with it
-            seed = (read_position(checkpoint) or {}).get("seed")
+            seed = meta.get("seed")
     else:
         notes.append(set_pretrained(cfg, options.pretrained))
     if seed is not None:
@@ -130,6 +145,8 @@ def training_config(
     notes += set_batch(cfg, dist.get_world_size(), options.batch)
     notes.append(set_ema(cfg, options.ema))
     set_checkpoints(cfg, options.keep, options.save_best, options.checkpoint_minutes)
+    if splits:
+        notes += check_evaluation(cfg)
     if options.fsdp:
         from convnext_dense.mm.engine.fsdp import set_fsdp  # needs a torch that is built with distributed
 
@@ -148,7 +165,7 @@ def training_preflight(source: str, options: TrainOptions) -> bool:
     cfg, notes = training_config(source, options, splits=())  # it checks all files, also after a fault
     if dist.is_main_process():
         print(*notes, sep="\n")
-    return preflight(cfg, options.strict_data, options.compile)
+    return preflight(cfg, options.strict_data, options.compile, new_heads=options.new_heads)
 
 
 def training_runner(source: str, options: TrainOptions) -> Runner:
@@ -160,6 +177,7 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
     cfg, notes = training_config(source, options)
     earlier = None if cfg.resume or not dist.is_main_process() else set_aside(cfg)
     runner = RUNNERS.build(cfg)
+    runner.new_heads = options.new_heads
     notes.extend(filter(None, [earlier]))
     notes.append(tolerate_bad_data(runner, options.strict_data))
     runner.register_hook(LoaderHook())
@@ -204,10 +222,12 @@ def run_summary(cfg: Config, world_size: int) -> list[str]:
     processes = f"{world_size} process{'es' if world_size > 1 else ''} x {per_batch}"
     batches = f" x {accumulate} batches accumulated" if accumulate > 1 else ""
     lr = cfg.optim_wrapper.optimizer.get("lr")
+    crowded = crowded_line() if get_device() == "cpu" else None
     threads = f", {torch.get_num_threads()} threads" if get_device() == "cpu" else ""
     images = per_batch * world_size * accumulate
     return [
         f"recipe: {cfg.filename}",
         f"batch: {images} images per step ({processes}{batches}); learning rate {lr}",
         f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops()}",
+        *([crowded] if crowded else []),
     ]

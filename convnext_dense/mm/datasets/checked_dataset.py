@@ -1,7 +1,9 @@
 """A data set whose annotation file in COCO's format is repaired, or checked, while it is read."""
 
 import logging
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +14,11 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
-from convnext_dense.data.image_io import size_on_disk
+from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, Kind, repair
+from convnext_dense.data.coco_tidy import tidy
+from convnext_dense.data.spellings import has_byte_order_mark, read_text
+from convnext_dense.data.views import wh_on_disk
+from convnext_dense.mm.datasets.tidy_files import COCO_BYTES
 from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.type_names import class_of, type_name
 
@@ -74,7 +79,8 @@ def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
 
         def __init__(self, annotation_file: str) -> None:
             try:
-                super().__init__(annotation_file)
+                with _plain(annotation_file) as file:
+                    super().__init__(file)
             except BadInputError:
                 raise
             except (ValueError, AssertionError) as error:  # not JSON, or not a table
@@ -88,22 +94,49 @@ def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
     return Checking
 
 
+@contextmanager
+def _plain(path: str) -> Iterator[str]:
+    """A file with the content of ``path`` that pycocotools can read: without a byte-order mark."""
+    if not has_byte_order_mark(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, Path(path).name)
+        copy.write_text(read_text(path), encoding="utf-8")
+        yield str(copy)
+
+
 def _judge(path: str, folder: str | None, on_fault: OnFault, trains: bool, masks: bool, content: Any) -> dict:
     """The content to continue with."""
+    wh_of, exists = partial(_size_of, folder), partial(_is_there, folder)
+    # an evaluation reads the file itself, but for what means the same: the data set may know better
+    tidied = content if trains else tidy(content, wh_of, exists, lambda kind, where: None)
     if not trains and not content.get("annotations"):
-        return content  # images alone, to be predicted
+        return tidied  # images alone, to be predicted
     try:
-        repaired, faults = repair(content, masks, partial(_size_of, folder), _with_progress(path))
+        repaired, faults = repair(content, masks, wh_of, _with_progress(path), exists)
     except AnnotationFileError as error:
         raise BadInputError(f"{path}: {error}") from None
     if trains and on_fault == "skip":
-        for fault in faults:
-            _warn(f"{path}: {fault}")
-        return repaired
-    counted = faults if trains else [fault for fault in faults if KINDS[fault.kind].breaks_evaluation]
+        counted = []
+    elif trains:
+        counted = [fault for fault in faults if not KINDS[fault.kind].tidied]  # of those, nothing is lost
+    else:
+        # for other files, no tidy copy was made for the metric
+        local = Path(path).is_file() and Path(path).stat().st_size <= COCO_BYTES
+        counted = [fault for fault in faults if _spoils_metric(KINDS[fault.kind], not local)]
     if counted:
         raise BadInputError(f"{path}: {'; '.join(_without_remedy(fault) for fault in counted)}")
-    return content
+    if not trains:
+        return tidied
+    for fault in faults:
+        _warn(f"{path}: {fault}")
+    return repaired
+
+
+def _spoils_metric(kind: Kind, as_written: bool) -> bool:
+    """Whether the metric would fail; ``as_written``: it reads the file as the user wrote it."""
+    return kind.breaks_evaluation and (as_written or not kind.tidied)
 
 
 def _without_remedy(fault: Fault) -> str:
@@ -112,7 +145,12 @@ def _without_remedy(fault: Fault) -> str:
 
 def _size_of(folder: str | None, file_name: str) -> tuple[int, int] | None:
     """Size of an image on disk, as it is read; ``None`` if it cannot be read."""
-    return size_on_disk(Path(folder, file_name)) if folder is not None else None
+    return wh_on_disk(Path(folder, file_name)) if folder is not None else None
+
+
+def _is_there(folder: str | None, file_name: str) -> bool:
+    """Whether an image is on disk; images of a storage backend are believed to be there."""
+    return folder is None or Path(folder, file_name).is_file()
 
 
 def _with_progress(path: str) -> Callable[[list], Iterable]:

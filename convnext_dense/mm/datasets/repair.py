@@ -100,13 +100,28 @@ def check_pipelines(node: object, dropped: Dropped | None) -> None:
             step.clear()
             step.update(type="LoadCheckedAnnotations", loader=loader, dropped=dropped)
 
+    for _, data in mappings(node, INNER):
+        pipeline = data.get("pipeline")
+        inner = any(data.get(key) for key in INNER)  # a wrapper's pipeline mixes images that are read already
+        if pipeline and not inner and _is_own_loader(pipeline[0]):
+            loader = ConfigDict(pipeline[0])
+            data["pipeline"] = [
+                ConfigDict(type="LoadOwnImage", loader=loader, dropped=dropped),
+                *pipeline[1:],
+            ]
+
+
+def _is_own_loader(step: Mapping) -> bool:
+    """Whether the first step of a pipeline reads images in a way of its own."""
+    return not _is_checked_transform(step) and type_name(step) != "LoadImageFromNDArray"
+
 
 def _is_checked_transform(node: Mapping) -> bool:
-    return type_name(node) in ("LoadCheckedImage", "LoadCheckedAnnotations")
+    return type_name(node) in ("LoadCheckedImage", "LoadCheckedAnnotations", "LoadOwnImage")
 
 
 def _has_checked_image(node: object) -> bool:
-    return any(type_name(step) == "LoadCheckedImage" for _, step in mappings(node))
+    return any(type_name(step) in ("LoadCheckedImage", "LoadOwnImage") for _, step in mappings(node))
 
 
 def _report_last(node: object, dropped: Dropped) -> None:

@@ -24,12 +24,17 @@ class StepLoader:
         accumulate: batches per step.
         seed: seed of the run.
         rank, world_size: rank of this process and number of processes.
+
+    Attributes:
+        step_images: images of a step over all ranks; ``None`` for a sampler that does not say.
     """
 
     def __init__(
         self, loader: DataLoader, accumulate: int = 1, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         self.accumulate = accumulate
+        per_batch = getattr(loader.batch_sampler, "batch_size", None)
+        self.step_images = per_batch and per_batch * accumulate * world_size
         self.batches = NumberedBatches(loader.batch_sampler, rank, world_size)
         of_workers = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
         self.loader = DataLoader(

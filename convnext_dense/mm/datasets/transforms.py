@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine import fileio
@@ -21,7 +20,8 @@ from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 
 from convnext_dense.data.image_io import PictureError, read_header, read_label_map, read_picture
-from convnext_dense.errors import UserError
+from convnext_dense.errors import UserError, reason
+from convnext_dense.mm.datasets.decoders import build_loader, decode, need_decoder
 
 FIELD = "bad_input"
 """Entry of a sample's meta information: the ``(file, message)`` pairs that were dropped before it."""
@@ -109,9 +109,10 @@ class LoadCheckedImage(LoadImageFromFile):
     def __init__(self, dropped: Dropped | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.dropped = dropped
+        need_decoder(self.imdecode_backend)
 
     def transform(self, results: dict) -> dict | None:
-        """Add ``img`` (H, W, 3) uint8 BGR, ``img_shape`` and ``ori_shape``."""
+        """Add ``img`` (H, W, 3) uint8 BGR, or what other options read, ``img_shape`` and ``ori_shape``."""
         try:
             image = self.read(results)
         except PictureError as error:
@@ -128,10 +129,9 @@ class LoadCheckedImage(LoadImageFromFile):
         """
         content = read_bytes(results["img_path"], self.backend_args)
         size = results.get("width"), results.get("height")
-        size = None if None in size else size
+        size = None if None in size else (int(size[0]), int(size[1]))
         if self.color_type != "color" or self.imdecode_backend != "cv2":
-            read_picture(content, size)  # mmcv decodes as configured, and may miss a fault
-            return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+            return decode(content, self.color_type, self.imdecode_backend, size)
         image = read_picture(content, size)
         labels = results.get("seg_map_path")
         return image if size or not labels else self._as_its_map(image, content, labels)
@@ -146,6 +146,31 @@ class LoadCheckedImage(LoadImageFromFile):
         except PictureError:  # reported when the label map is read
             return image
         return read_picture(content, stored) if unturned else image
+
+
+@TRANSFORMS.register_module()
+class LoadOwnImage(BaseTransform):
+    """A loader of a toolbox or of the user's own, such as of arrays, whose failures name the file.
+
+    Args:
+        loader: config of the transform.
+        dropped: takes notes of bad files; ``None``: they raise.
+    """
+
+    def __init__(self, loader: dict, dropped: Dropped | None = None) -> None:
+        self.loader = build_loader(loader)
+        self.dropped = dropped
+
+    def transform(self, results: dict) -> dict | None:
+        """Add what the loader adds."""
+        try:
+            return self.loader(results)
+        except (ConnectionError, TimeoutError, NotImplementedError):  # of no file
+            raise
+        except (OSError, ValueError, RuntimeError, AssertionError, EOFError) as error:
+            path = str(results.get("img_path"))
+            said = getattr(error, "strerror", None) or reason(error)
+            return drop(path, f"image {path}: {said}", self.dropped)
 
 
 @TRANSFORMS.register_module()

@@ -88,7 +88,9 @@ def newest_checkpoint(folder: str | Path, to_resume: bool = True) -> tuple[Path 
         try:
             if meta := read_position(path, weights_do=not to_resume):
                 # an older run may have left files; of two at the same step, the later one has more
-                places[path] = (meta.get("began") or "", meta["iter"], path.stat().st_mtime_ns)
+                # an epoch may have fewer steps than before, so epochs come first
+                place = (meta.get("epoch", 0), meta["iter"])
+                places[path] = (meta.get("began") or "", *place, path.stat().st_mtime_ns)
         except CheckpointError as error:
             passed_over.append(str(error))
     for path in sorted(places, key=places.get, reverse=True):

@@ -34,7 +34,7 @@ def _history_method(owner: type, name: str) -> Callable:
 # ``_core``; either version reads the files of both.
 _ARRAY = np.zeros(1).__reduce__()[0]
 _SCALAR = np.float64(1).__reduce__()[0]
-_ALLOWED = [
+ALLOWED = [
     (HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_history_method, "builtins.getattr"),
     (np.ndarray, "numpy.ndarray"),
@@ -56,7 +56,7 @@ def read_checkpoint(source: str | Path) -> dict:
     path = checkpoint_file(fetch(source))
     try:
         sums = safe_pickle.check_archive(path) if zipfile.is_zipfile(path) else set()
-        with torch.serialization.safe_globals(_ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         safe_pickle.check_loaded(checkpoint, sums)
     except Exception as error:  # torch raises many types for a damaged file
@@ -79,7 +79,7 @@ def read_position(path: str | Path, weights_do: bool = False) -> dict | None:
         CheckpointError: truncated, or not a checkpoint.
     """
     try:
-        with torch.serialization.safe_globals(_ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return checkpoint["meta"] if weights_do or "optimizer" in checkpoint else None
     except Exception as error:  # torch raises many types for a damaged file
@@ -107,11 +107,22 @@ def read_weights(source: str | Path) -> dict:
     return {"state_dict": state, "meta": meta}
 
 
-def whole_model_state(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+def whole_model_state(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    source: str | Path,
+    anew: Callable[[dict[str, Tensor], dict[str, Tensor]], set[str]] | None = None,
+) -> dict[str, Tensor]:
     """Rename the backbone in a whole detector's or segmentor's state dict to the names of ``model``.
 
     A model trained with another ConvNeXt (mmpretrain's, timm's) differs from ours only in
     the names of its backbone; its neck and heads are the toolbox's own.
+
+    Args:
+        model: the model.
+        state: state dict of the file.
+        source: the file, for messages.
+        anew: chooses from the model's and the file's tensors those that keep the model's values.
 
     Raises:
         CheckpointError: keys or shapes still differ; the first few are named.
@@ -119,6 +130,8 @@ def whole_model_state(model: nn.Module, state: dict[str, Tensor], source: str | 
     own = model.state_dict()
     if set(state) != set(own) and any(isinstance(module, CORE) for module in model.children()):
         state = _rename_backbone(state, own, source)
+    if anew is not None:
+        state = {**state, **{key: own[key] for key in anew(own, state)}}
     _check_whole_model(own, state, source)
     return state
 
@@ -153,7 +166,19 @@ def _check_whole_model(own: dict[str, Tensor], state: dict[str, Tensor], source:
     }
     problems = [f"{len(keys)} {label}, first {keys[:3]}" for label, keys in faults.items() if keys]
     if problems:
-        raise CheckpointError(f"{source} does not fit this config's model: {'; '.join(problems)}")
+        hint = NEW_HEADS if misshapen and all(map(in_head, misshapen)) else ""
+        raise CheckpointError(f"{source} does not fit this config's model: {'; '.join(problems)}{hint}")
+
+
+NEW_HEADS = (
+    "; if it is for other classes, train from it with --new-heads, "
+    "and test it with the config in its work folder"
+)
+
+
+def in_head(key: str) -> bool:
+    """Whether a tensor of a whole model is neither in the backbone nor in the neck."""
+    return not key.startswith(("backbone.", "neck."))
 
 
 def read_safely_in_mmengine() -> None:

@@ -34,7 +34,8 @@ class StepLoop:
 
     def position(self) -> dict[str, int]:
         """Position in the run beside mmengine's ``epoch`` and ``iter``: entries of a checkpoint's meta."""
-        return {"step_of_epoch": self.step_of_epoch, "validated": self.validated}
+        lengths = {"epoch_length": len(self.dataloader), "step_images": self.dataloader.step_images}
+        return {"step_of_epoch": self.step_of_epoch, "validated": self.validated, **lengths}
 
     def restore(self, meta: Mapping) -> None:
         """Restore the position from a checkpoint's ``meta``; mmengine's own has no evaluation left to do."""
@@ -133,6 +134,13 @@ class EpochStepLoop(StepLoop, EpochBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
+    def move_to(self, step_of_epoch: int) -> None:
+        """Set the position in the current epoch, which has another number of steps than before the resume."""
+        validated = self.validated == self._iter
+        self.step_of_epoch = step_of_epoch
+        self._iter = self._epoch * len(self.dataloader) + step_of_epoch
+        self.validated = self._iter if validated else -1
+
     def recall(self) -> None:
         """Restore the epoch as well."""
         super().recall()
@@ -164,7 +172,7 @@ class IterStepLoop(StepLoop, IterBasedTrainLoop):
 
     def position(self) -> dict[str, int]:
         """Position in the run without a step of the epoch."""
-        return {"validated": self.validated}
+        return {"validated": self.validated, "step_images": self.dataloader.step_images}
 
     def is_due(self) -> bool:
         """Whether an evaluation is due after the iterations done."""

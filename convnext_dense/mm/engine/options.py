@@ -23,6 +23,31 @@ def one_of(alternatives: Mapping[str, tuple[str, str]], default: str) -> Any:
     return field(default=default, metadata=dict(alternatives=alternatives))
 
 
+class Entries(DictAction):
+    """``KEY=VALUE`` arguments as a mapping; what mmengine cannot split is an error of the command line."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values, *rest) -> None:
+        for value in values:
+            key, equals, _ = value.partition("=")
+            if not equals or not key:
+                raise argparse.ArgumentError(
+                    self, f"{value!r} is not KEY=VALUE: write train_cfg.max_epochs=12"
+                )
+        try:
+            super().__call__(parser, namespace, values, *rest)
+        except (AssertionError, ValueError, IndexError) as error:  # brackets that are not closed
+            raise argparse.ArgumentError(self, f"{' '.join(values)}: {error}") from None
+
+
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add ``--traceback`` for :func:`convnext_dense.mm.errors.one_line_errors`."""
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        help="show an error with the calls that led to it, not as one line",
+    )
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of all commands that run a config. ``None`` keeps the config's setting."""
@@ -45,7 +70,7 @@ class Options:
     overrides: dict | None = option(  # noqa: RUF009
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=Entries,
         metavar="KEY=VALUE",
         help="config entries to replace, e.g. train_cfg.max_epochs=12",
     )

@@ -5,25 +5,47 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import EMAHook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
+from convnext_dense.mm.config.evaluators import check_evaluators
+from convnext_dense.mm.config.levels import check_levels
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.config.sections import Purpose, check_needed
+from convnext_dense.mm.config.startup import drop_incomplete, set_loaders
+from convnext_dense.mm.config.toolboxes import for_toolboxes
 from convnext_dense.mm.config.tta import set_tta
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
+from convnext_dense.mm.datasets.truth import follow_datasets
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
 from convnext_dense.mm.engine.launch import select_device, start_processes
+from convnext_dense.mm.engine.loops import StepLoop
 from convnext_dense.mm.engine.options import Options
+from convnext_dense.mm.engine.partial_loads import NewHeads, check_pretrained, loaded_as_far_as_it_fits
+from convnext_dense.mm.engine.resume import (
+    check_optimizer,
+    follow_config,
+    idle_line,
+    planned,
+    saved_of,
+    without_average,
+)
 from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.mm.models.batch_norm import allow_one_value
+from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
 from convnext_dense.mm.models.sliding_window import bound_predictions
+from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.models.compile import compile_in_place
 from convnext_dense.recipes import run_name
 from convnext_dense.support.modules import unwrapped
+from convnext_dense.support.system import crowded_line
 
 # mmengine starts with several hundred such lines, which only the log file needs
 _LOG_FILE_ONLY = (
@@ -39,7 +61,22 @@ _LOG_FILE_ONLY = (
 
 @RUNNERS.register_module()
 class DenseRunner(Runner):
-    """mmengine's runner with short terminal output and exact loading of whole models."""
+    """mmengine's runner with short terminal output and exact loading of whole models.
+
+    Attributes:
+        new_heads: whether the layers that depend on the classes keep their initial values at the start. It is
+            no entry of the config: a test with the work folder's config loads all of them.
+    """
+
+    new_heads = False
+
+    def build_model(self, model):
+        """Build the model, which also takes images smaller than its stride, and batches of any images."""
+        model = super().build_model(model)
+        pad_small_inputs(model)
+        allow_one_value(model)
+        allow_mixed_sizes(model)
+        return model
 
     def build_logger(self, *args, **kwargs):
         """Build mmengine's logger; records of little interest go to the log file only."""
@@ -59,24 +96,66 @@ class DenseRunner(Runner):
         """
         strict = self.cfg.get("load_strict", True) if strict is None else strict
         if not strict:
-            return super().load_checkpoint(
+            checkpoint = super().load_checkpoint(
                 filename, map_location, strict, revise_keys or [(r"^module\.", "")]
             )
+            if self._resume:
+                self._note_saved(checkpoint)
+            self.logger.warning(loaded_as_far_as_it_fits(unwrapped(self.model), checkpoint, filename))
+            return checkpoint
         model = unwrapped(self.model)
         checkpoint = read_checkpoint(filename) if self._resume else read_weights(filename)
         if self._resume:
             checkpoint["meta"]["seed"] = self.seed  # chosen before the data was distributed with it
-        checkpoint["state_dict"] = whole_model_state(model, checkpoint["state_dict"], filename)
+            self._note_saved(checkpoint)
+            if not any(isinstance(hook, EMAHook) for hook in self.hooks) and (
+                line := without_average(checkpoint)
+            ):
+                self.logger.warning(line)
+        heads = NewHeads(self.cfg) if self.new_heads and not self._resume else None
+        checkpoint["state_dict"] = whole_model_state(model, checkpoint["state_dict"], filename, heads)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         self._has_loaded = True
-        self.logger.info(f"Load checkpoint from {filename}")
+        self.logger.info(heads.line(filename) if heads else f"Load checkpoint from {filename}")
         return checkpoint
 
-    def resume(self, filename, *args, **kwargs):
-        """Resume as mmengine does, also when called directly: hooks read ``_resume``."""
+    def _init_model_weights(self) -> None:
+        """Initialise as mmengine does; first say what fits of files that it loads as far as they fit."""
+        for line in check_pretrained(unwrapped(self.model)):
+            self.logger.info(line)
+        super()._init_model_weights()
+
+    def _note_saved(self, checkpoint: dict) -> None:
+        self._saved = saved_of(checkpoint)
+        if isinstance(self.optim_wrapper, OptimWrapper) and not isinstance(
+            self.optim_wrapper, OptimWrapperDict
+        ):
+            check_optimizer(self._saved, self.optim_wrapper)
+
+    def resume(self, filename, resume_optimizer=True, resume_param_scheduler=True, map_location="default"):
+        """Resume as mmengine does, but with the config's settings where they differ from the checkpoint's.
+
+        Hooks read ``_resume``, also when this is called directly.
+
+        Raises:
+            CheckpointError: unreadable, or of another model or kind of optimizer.
+        """
         self._resume = True
-        super().resume(filename, *args, **kwargs)
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        own = planned(self)
+        super().resume(filename, resume_optimizer, False, map_location)
+        if resume_optimizer and resume_param_scheduler:
+            for line in follow_config(self, own, self._saved):
+                self.logger.warning(line)
+
+    def load_or_resume(self):
+        """Load as the config says; warn if the schedules leave steps without a learning rate."""
+        super().load_or_resume()
+        if isinstance(self._train_loop, StepLoop) and (line := idle_line(self)):
+            self.logger.warning(line)
 
 
 @RUNNERS.register_module()
@@ -92,21 +171,27 @@ def work_folder(cfg: Config, given: str | None) -> str:
     return given or cfg.get("work_dir") or f"work_dirs/{run_name(cfg.filename)}"
 
 
-def open_config(source: str, options: Options) -> tuple[Config, list[str]]:
+def open_config(source: str, options: Options, purpose: Purpose) -> tuple[Config, list[str]]:
     """Apply the shared options and open the process group; return the config and lines for the user.
 
     Raises:
-        UserError: an unknown config or launcher.
+        UserError: an unknown config or launcher, or a section that ``purpose`` needs is missing.
     """
     cfg = load_config(source, options.overrides)
+    check_needed(cfg, purpose)
+    check_levels(cfg)
+    set_loaders(cfg)
     select_device(options.device)
     cfg.work_dir = work_folder(cfg, options.work_dir)
     if options.data_root:
         set_data_root(cfg, options.data_root)
+    followed = follow_datasets(cfg, options.overrides, moved=bool(options.data_root))
     world_size = start_processes(cfg, options.launcher)
+    for_toolboxes(cfg)
     cfg.runner_type = "DenseRunner"
     set_backends(cfg, options.log)
-    return cfg, [note for note in [set_plain_batch_norm(cfg, world_size, get_device())] if note]
+    plain = set_plain_batch_norm(cfg, world_size, get_device())
+    return cfg, [*followed, *([plain] if plain else [])]
 
 
 def testing_runner(
@@ -130,9 +215,11 @@ def testing_runner(
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
-    cfg, notes = open_config(source, options)
+    cfg, notes = open_config(source, options, "test")
     check_data(cfg, ("test",))
     notes += set_own_data(cfg, options.classes, ("test",))
+    notes += check_evaluators(cfg, "test")
+    drop_incomplete(cfg, ("train", "val"))
     if not Path(checkpoint).is_file() and "://" not in checkpoint:
         raise UserError(f"no checkpoint at {checkpoint}")
     set_pretrained(cfg, "none")
@@ -147,6 +234,7 @@ def testing_runner(
     if options.compile:
         notes.append(compile_backbone(runner.model))
     first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops()}"
+    notes.append(crowded_line() if get_device() == "cpu" else None)
     for line in [first, *filter(None, notes)]:
         runner.logger.info(line)
     return runner

@@ -29,6 +29,7 @@ from convnext_dense.evaluation.folder import (
     segmentation_classes,
     segmentation_metrics,
 )
+from convnext_dense.mm.datasets.declared import scope_of, takes_some_classes
 from convnext_dense.mm.datasets.paths import image_paths
 from convnext_dense.mm.evaluation.metrics import SegmentationRecords
 from convnext_dense.mm.type_names import type_name
@@ -67,6 +68,13 @@ def task_of(cfg: Config) -> Task:
     label_maps = (data.get("data_prefix") or {}).get("seg_map_path")
     if (data.get("ann_file") if kind == "CocoMetric" else label_maps) is None:
         raise UserError(f"the test data are a {type_name(data)}; a record needs one plain dataset")
+    if kind == "IoUMetric":
+        with scope_of(cfg):
+            renumbered = takes_some_classes(data)
+        if renumbered:
+            raise UserError(
+                f"metainfo of {type_name(data)} has some of its classes; a record needs the files' own labels"
+            )
     if kind == "CocoMetric" and not evaluator.get("ann_file"):
         raise UserError("test_evaluator.ann_file is not set; a record needs annotations in COCO's format")
     return tasks[kind]

@@ -23,7 +23,7 @@ class SegmentationRecords(BaseMetric):
         ignore_index: label that does not count.
 
     Attributes:
-        names: absolute path of an image -> name of its label map; to be set before the test.
+        names: absolute path of an image -> name of its label map; by default the whole path.
         confusion: (classes, classes) after the test, or ``None``.
         scenes: one entry per image after the test; see :class:`convnext_dense.evaluation.folder.Evaluation`.
     """
@@ -46,10 +46,14 @@ class SegmentationRecords(BaseMetric):
             truth = sample["gt_sem_seg"]["data"].squeeze(0).cpu().numpy()
             counts = count_pixels(truth, found, classes, self.ignore_index).reshape(-1)
             pairs = np.flatnonzero(counts)
-            name = f"labels/{self.names[os.path.abspath(sample['img_path'])]}.png"
+            name = f"labels/{self._name(sample['img_path'])}.png"
             save_label_map(self.folder / name, found, classes)
             scene = dict(image=sample["img_path"], truth=sample["seg_map_path"], prediction=name)
             self.results.append((scene, pairs, counts[pairs]))
+
+    def _name(self, image: str) -> str:
+        path = Path(os.path.abspath(image))
+        return self.names.get(str(path)) or path.relative_to(path.anchor).with_suffix("").as_posix()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Add up the counts and compute each image's own figures; return no metrics."""

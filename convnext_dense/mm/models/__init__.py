@@ -1,10 +1,14 @@
 """Models as modules of OpenMMLab, and those that compute what the release computed, in their own scope.
 
 backbones, necks, roadmap   the core's networks in mmengine's root registry
+spellings       arguments of other backbones: accepted, or an error with our spelling
 registry        ``MODELS``: ``type="convnext_dense.RPNHead"`` in a config
 precision       half precision -> float32, and regions without autocast
 float32         heads and RoI extractors whose coordinates, targets and losses stay in float32 under autocast
 released        Cascade's RoI head and the detectors' preprocessor where mmdet 3 differs from the release
+batch_norm      training on one value per channel
+small_inputs    images below the stride: padded, and cropped from the prediction
+mixed_sizes     evaluation batches of segmentors with several sizes
 sliding_window  segmentation of images of any size in bounded memory
 tta             models for augmented tests
 complexity      parameters and MACs by the protocol of the paper's tables

@@ -157,7 +157,7 @@ class BoundedPredict:
         """(C, h, W) -> (1, h, W) as in mmseg: one channel is a binary map with the head's threshold."""
         if len(logits) > 1:
             return logits.argmax(0, keepdim=True)
-        return (logits.sigmoid() > self.model.decode_head.threshold).to(logits)
+        return (logits.sigmoid() > self.model.decode_head.threshold).long()
 
     def original_rows(self, inputs: Tensor, metas: list[dict]) -> Iterator[tuple[int, slice, Tensor]]:
         """Logits without padding and flip, at the original size.

@@ -70,7 +70,7 @@ class SegmentationTTA(_OneByOne):
         """(C, H, W) -> (1, H, W) as in mmseg: one channel is a binary map with the head's threshold."""
         if len(probabilities) > 1:
             return probabilities.argmax(0, keepdim=True)
-        return (probabilities > self.module.decode_head.threshold).to(probabilities)
+        return (probabilities > self.module.decode_head.threshold).long()
 
 
 def _zeros(like: Tensor, channels: int, shape: tuple[int, int]) -> Tensor:

@@ -4,7 +4,6 @@ Images are decoded and label maps read completely, in threads and in random orde
 Ctrl-C ends the check of one data set and keeps what was found; the preflight continues.
 """
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +15,29 @@ from typing import NamedTuple
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from convnext_dense.data.check import PairCheck, Problem, find_files, gather
+from convnext_dense.data.check import Problem, gather
 from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
-from convnext_dense.data.image_io import PictureError, read_picture, size_on_disk
+from convnext_dense.data.coco_tidy import is_size, tidy
+from convnext_dense.data.image_io import PictureError, read_picture
+from convnext_dense.data.spellings import read_json
+from convnext_dense.data.views import wh_on_disk
 from convnext_dense.errors import DatasetNotFoundError, UserError
-from convnext_dense.mm.datasets import custom_classes
+from convnext_dense.mm.datasets import segmentation_data
+from convnext_dense.mm.datasets.declared import (
+    is_kind,
+    is_plain_coco,
+    label_maps_of,
+    scope_of,
+)
+from convnext_dense.mm.datasets.decoders import (
+    array_reader,
+    image_loader,
+    is_plain,
+)
+from convnext_dense.mm.datasets.learnable import Learnable, loads_masks
+from convnext_dense.mm.datasets.other_boxes import check_boxes
 from convnext_dense.mm.datasets.paths import SPLITS, check_data, datasets_of, required_paths
+from convnext_dense.mm.datasets.truth import check_truth
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.reports.preflight import Report
 
@@ -52,12 +68,14 @@ class Found(NamedTuple):
         files: all files that show it; empty for entries of an annotation file.
         done: what training does about it.
         harmless: whether an evaluation reads it as it is.
+        tidied: whether nothing is lost, so that nothing stops at it.
     """
 
     problem: Problem
     files: FileFaults
     done: str = "left out in training"
     harmless: bool = False
+    tidied: bool = False
 
 
 def check_everything(cfg: Config, strict: bool, report: Report, bar: bool = True) -> bool:
@@ -77,14 +95,15 @@ def check_everything(cfg: Config, strict: bool, report: Report, bar: bool = True
     except DatasetNotFoundError as error:
         report.problem("data", str(error))
         return False
-    usable = True
+    usable, learnable = True, Learnable(cfg)
     for splits, data in unique_datasets(cfg):
         name = " and ".join(splits)
         if data.get("backend_args"):
             report.say(name, f"{type_name(data)} with a storage backend: its files are not checked")
             continue
         try:
-            found, line = check_dataset(cfg, data, name, bar)
+            with scope_of(cfg):
+                found, line = check_dataset(cfg, data, name, bar, learnable)
         except (UserError, OSError) as error:
             report.problem(name, str(error))
             usable &= "train" not in splits
@@ -93,12 +112,24 @@ def check_everything(cfg: Config, strict: bool, report: Report, bar: bool = True
         for fault in found:
             _tell(fault, splits, strict, report)
             usable &= "train" not in splits or fault.problem.droppable
-    return usable
+    try:
+        check_truth(cfg)
+    except UserError as error:
+        report.problem("evaluation", str(error))
+    with scope_of(cfg):
+        for line in learnable.stops:
+            report.problem("labels", line)
+        for line in learnable.notes:
+            report.warn("labels", line)
+        return usable and not learnable.stops
 
 
 def _tell(found: Found, splits: tuple[str, ...], strict: bool, report: Report) -> None:
     problem, topic = found.problem, " and ".join(splits)
-    if splits == ("train",) and problem.droppable and not strict:
+    if found.tidied:
+        copy = "" if splits == ("train",) else "; evaluations read a copy in the work folder"
+        report.warn(topic, str(problem._replace(remedy=found.done + copy)), found.files)
+    elif splits == ("train",) and problem.droppable and not strict:
         report.warn(topic, str(problem._replace(remedy=found.done)), found.files)
     elif "train" not in splits and found.harmless:
         report.warn(topic, str(problem._replace(remedy="evaluated as it is")), found.files)
@@ -118,40 +149,49 @@ def unique_datasets(cfg: Config) -> list[tuple[tuple[str, ...], ConfigDict]]:
     return [(tuple(splits), data) for splits, data in unique.values()]
 
 
-def check_dataset(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
+def check_dataset(
+    cfg: Config, data: ConfigDict, name: str, bar: bool, learnable: Learnable
+) -> tuple[list[Found], str]:
     """Return the faults of one data set, and the line that says what was checked.
 
     Raises:
         UserError: files that cannot be distinguished or read at all.
     """
     root, prefix = Path(data.get("data_root") or ""), data.get("data_prefix") or {}
-    if data.get("ann_file") and str(data["ann_file"]).endswith(".json"):
+    if "decode_head" in cfg.model and segmentation_data.has_label_maps(data):
+        return _check_segmentation(cfg, data, name, bar, learnable)
+    if data.get("ann_file") and is_plain_coco(data):
         path = root / data["ann_file"]
-        found, items, annotations = check_annotations(path, root / (prefix.get("img") or ""), _masks(data))
-        images, done = check_images(items, name, bar)
+        folder, seen = root / (prefix.get("img") or ""), learnable.listener(data, path)
+        found, items, annotations = check_annotations(path, folder, loads_masks(data), seen)
+        images, done = check_images(items, name, bar, picture_reader(cfg, data))
         return found + images, f"{done} images of {path}, {annotations:,} annotations"
-    if prefix.get("seg_map_path") and "decode_head" in cfg.model:
-        return _check_segmentation(cfg, data, name, bar)
-    return [], f"{type_name(data)}: its files are not checked, only COCO's and ADE20K's layouts are"
-
-
-def _masks(data: Mapping) -> bool:
-    """Whether the pipeline loads masks."""
-    return any(step.get("with_mask") for step in data.get("pipeline") or ())
+    if is_kind(data, "BaseDetDataset") and "decode_head" not in cfg.model:
+        problems, images = check_boxes(data)
+        found = [Found(problem, {}, harmless=problem.harmless_in_evaluation) for problem in problems]
+        return found, f"headers of {images:,} images and their boxes"
+    return [], f"{type_name(data)}: its files are not checked, only boxes, masks and label maps are"
 
 
 # ---- annotation files
 
 
-def check_annotations(path: Path, folder: Path, masks: bool) -> tuple[list[Found], list[Item], int]:
+def check_annotations(
+    path: Path, folder: Path, masks: bool, seen: Callable[[Mapping, Sequence[Fault]], None]
+) -> tuple[list[Found], list[Item], int]:
     """Return the faults of a file in COCO's format, its images, and the number of its annotations.
+
+    ``seen`` gets the content after the repair, and the faults.
 
     Raises:
         UserError: no such file, or one of another kind.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        _, faults = repair(content, masks, lambda name: size_on_disk(folder / name))
+        content = read_json(path)
+        wh_of, exists = lambda name: wh_on_disk(folder / name), lambda name: (folder / name).is_file()
+        repaired, faults = repair(content, masks, wh_of, exists=exists)
+        seen(repaired, faults)
+        content = tidy(content, wh_of, exists, lambda kind, where: None)
     except AnnotationFileError as error:
         raise UserError(f"{path}: {error}") from None
     except ValueError as error:
@@ -168,72 +208,85 @@ def _of_annotations(fault: Fault, path: Path) -> Found:
     kind = KINDS[fault.kind]
     more = f"then {', '.join(fault.first[1:])}" if len(fault.first) > 1 else ""
     problem = Problem(f"{path}: {kind.what}", fault.first[0], fault.count, more, droppable=True)
-    return Found(problem, {}, kind.done, not kind.breaks_evaluation)
+    return Found(problem, {}, kind.done, not kind.breaks_evaluation, kind.tidied)
 
 
 def _stated_wh(entry: Mapping) -> tuple[int, int] | None:
-    wh = entry.get("width"), entry.get("height")
-    return wh if all(isinstance(side, int) for side in wh) else None
+    return (int(entry["width"]), int(entry["height"])) if is_size(entry) else None
 
 
 # ---- images and label maps
 
 
-def check_images(items: Sequence[Item], name: str, bar: bool) -> tuple[list[Found], str]:
+Read = Callable[[Path, tuple[int, int] | None], object]
+"""Reads an image of this (width, height); raises `PictureError` or `OSError`."""
+
+
+def picture_reader(cfg: Config, data: Mapping) -> Read:
+    """A function that reads an image as training will."""
+    step = image_loader(data.get("pipeline") or ())
+    if is_plain(step):
+        return lambda path, wh: read_picture(path.read_bytes(), wh)
+    read = array_reader(step, cfg.get("default_scope") or "mmengine")
+    return lambda path, wh: read(path, wh)
+
+
+def check_images(items: Sequence[Item], name: str, bar: bool, read: Read) -> tuple[list[Found], str]:
     """Decode every image; return the faults and how many were checked."""
-    faults = ImageFaults()
+    faults = ImageFaults(read)
     done = _in_threads(faults.add, items, f"checking {name}", bar)
     return faults.found(), _share(done, len(items))
 
 
-def _check_segmentation(cfg: Config, data: ConfigDict, name: str, bar: bool) -> tuple[list[Found], str]:
+def _check_segmentation(
+    cfg: Config, data: ConfigDict, name: str, bar: bool, learnable: Learnable
+) -> tuple[list[Found], str]:
     """Check names as every run does at its start, then the content of all files."""
-    structure, _, _ = custom_classes.check_dataset(cfg, data, 0.0)  # 0 s: only names
-    head = custom_classes.last_head(cfg)
-    classes = max(head["num_classes"], len(custom_classes.class_names(data) or ()))
-    check = PairCheck(classes, head.get("ignore_index", 255), custom_classes.reduces_zero_label(data))
-    faults, items = ImageFaults(), list(_pairs(data))
+    structure, _, _ = segmentation_data.check_dataset(cfg, data, 0.0)  # 0 s: only names
+    check, layout = segmentation_data.values_check(cfg, data), label_maps_of(data)
+    faults, items = ImageFaults(picture_reader(cfg, data)), list(_pairs(data))
 
     def look(item: Item) -> None:
         if faults.add(item):
             check.add(item.image, item.label_map)
 
     done = _in_threads(look, items, f"checking {name}", bar)
+    learnable.add_maps(data, check, len(items))
     by_kind = (check.unreadable, check.modes, check.sizes, check.values)
     contents = [
         Found(problem, next(files for files in by_kind if files.get(problem.first) == problem.detail))
         for problem in check.problems()
     ]
     named = [Found(problem, {}) for problem in structure if problem.what not in OF_CONTENT]
-    folder = Path(data.get("data_root") or "", data["data_prefix"]["seg_map_path"])
-    return (
-        named + faults.found() + contents,
-        f"{_share(done, len(items))} images with label maps of {folder}, {classes} classes",
-    )
+    count, folder = check.num_classes, layout.folders[1]
+    line = f"{_share(done, len(items))} images with label maps of {folder}, {count} classes"
+    return named + faults.found() + contents, line
 
 
 def _pairs(data: ConfigDict) -> Iterator[Item]:
     """Images with their label maps, those of a list if there is one."""
-    root, prefix = Path(data.get("data_root") or ""), data["data_prefix"]
-    images = find_files(root / (prefix.get("img_path") or ""), data.get("img_suffix", ".jpg"))
-    maps = find_files(root / prefix["seg_map_path"], data.get("seg_map_suffix", ".png"))
-    listed = (root / data["ann_file"]).read_text().split() if data.get("ann_file") else images
-    for name in listed:
-        if name in images and name in maps:
-            yield Item(images[name], maps[name])
+    images, maps, _ = segmentation_data.files_of(data)
+    for name, image in images.items():
+        if name in maps:
+            yield Item(image, maps[name])
 
 
 class ImageFaults:
-    """Collects images that are not there or cannot be decoded; threads may share one."""
+    """Collects images that are not there or cannot be decoded; threads may share one.
 
-    def __init__(self) -> None:
+    Args:
+        read: reads an image.
+    """
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
         self.missing: FileFaults = {}
         self.broken: FileFaults = {}
 
     def add(self, item: Item) -> bool:
         """Decode one image as training will; return whether it is good."""
         try:
-            read_picture(item.image.read_bytes(), item.wh)
+            self.read(item.image, item.wh)
         except FileNotFoundError:
             self.missing[str(item.image)] = ""
         except PictureError as error:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from convnext_dense.mm.config.lr_plan import make_plan
+from convnext_dense.mm.engine.schedules import silent_end
 from convnext_dense.reports.preflight import Disk, Length, evaluations, regular_checkpoints
 
 
@@ -50,20 +51,23 @@ class Rates(NamedTuple):
     Attributes:
         groups, course: the lines.
         reached: whether the rate ever gets as high as the optimizer's; a short run may end in its warm-up.
+        idle: a line if the last steps have a rate of 0.
     """
 
     groups: str
     course: str
     reached: bool
+    idle: str | None
 
 
-def plan_rates(cfg: Config, epoch_length: int, images: int) -> Rates:
+def plan_rates(cfg: Config, epoch_length: int, images: int, done: int = 0) -> Rates:
     """Step the schedulers of ``cfg`` through the run.
 
     Args:
         cfg: config of the run.
         epoch_length: steps per epoch.
         images: images per step, to which ``auto_scale_lr`` scales if it is on.
+        done: steps that a resumed run has done.
 
     Raises:
         AttributeError, TypeError, ValueError: settings that cannot be simulated.
@@ -84,6 +88,7 @@ def plan_rates(cfg: Config, epoch_length: int, images: int) -> Rates:
         f"the highest rate goes from {rates[0]:.3g} to {rates.max():.3g} at step {rates.argmax():,} "
         f"and {rates[-1]:.3g} at the end, step {len(rates):,}",
         peaks[top] > 0.99 * plan.groups[top].lr * factor,
+        silent_end(rates[done:].tolist(), done),
     )
 
 

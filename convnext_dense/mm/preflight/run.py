@@ -23,10 +23,14 @@ from torch.utils.data import DataLoader
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import has_batch_norm, set_pretrained
+from convnext_dense.mm.config.startup import check_evaluation
 from convnext_dense.mm.datasets.paths import SPLITS
 from convnext_dense.mm.datasets.repair import set_tolerant_data
 from convnext_dense.mm.engine.runner import compile_backbone
 from convnext_dense.mm.errors import explain
+from convnext_dense.mm.models.batch_norm import allow_one_value
+from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
+from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.preflight.data import check_everything
 from convnext_dense.mm.preflight.plan import disk_of, length_of, plan_rates, span_of
 from convnext_dense.mm.preflight.samples import Samples, largest_samples
@@ -50,7 +54,11 @@ from convnext_dense.reports.preflight import (
 
 
 def preflight(
-    cfg: Config, strict: bool = False, compiled: bool = False, tell: Callable[[str], None] = print
+    cfg: Config,
+    strict: bool = False,
+    compiled: bool = False,
+    tell: Callable[[str], None] = print,
+    new_heads: bool = False,
 ) -> bool:
     """Check the data, load the weights, take steps, and report what the run will need.
 
@@ -62,6 +70,7 @@ def preflight(
         strict: ``--strict-data``.
         compiled: ``--compile``.
         tell: function that prints a line of the report.
+        new_heads: ``--new-heads``.
 
     Returns:
         whether the run can start.
@@ -77,7 +86,7 @@ def preflight(
     with _quiet():
         usable = [check_everything(cfg, strict, report) if main else True]
         dist.broadcast_object_list(usable)  # the others wait here
-        _Preflight(cfg, strict, compiled, report).run(usable[0])
+        _Preflight(cfg, strict, compiled, report, new_heads).run(usable[0])
     report.tell(report.verdict())
     ready = [report.ready]
     dist.broadcast_object_list(ready)  # the other processes have not seen the files
@@ -99,8 +108,11 @@ def _quiet() -> Iterator[None]:
 class _Preflight:
     """State shared by the parts of a preflight; each part reports its own lines."""
 
-    def __init__(self, cfg: Config, strict: bool, compiled: bool, report: Report) -> None:
+    def __init__(
+        self, cfg: Config, strict: bool, compiled: bool, report: Report, new_heads: bool = False
+    ) -> None:
         self.cfg = cfg
+        self.new_heads = new_heads
         self.report = report
         self.compiled = compiled
         self.loaders = {f"{s}_dataloader": copy.deepcopy(cfg.get(f"{s}_dataloader")) for s in SPLITS}
@@ -114,6 +126,8 @@ class _Preflight:
         Args:
             usable: whether training can be tried on the data.
         """
+        for line in self.attempt("evaluation", lambda: check_evaluation(self.cfg)) or ():
+            self.report.say("evaluation", line)
         model = self.weights()
         loader = self.attempt("training", self.train_loader) if usable else None
         wrapped = wrap(model, self.cfg)
@@ -146,7 +160,7 @@ class _Preflight:
     def weights(self) -> nn.Module:
         """Build the model with the weights that the run will start from; random ones if these fail."""
         model = MODELS.build(self.cfg.model)
-        loaded = self.attempt("weights", lambda: load(model, self.cfg))
+        loaded = self.attempt("weights", lambda: load(model, self.cfg, self.new_heads))
         if loaded:
             text, self.steps_done = loaded
         else:
@@ -154,6 +168,9 @@ class _Preflight:
             set_pretrained(plain, "none")
             model = MODELS.build(plain.model)
             text = "continuing with random weights so that the other checks can run"
+        allow_one_value(model)
+        allow_mixed_sizes(model)
+        pad_small_inputs(model)
         total, inside = (
             sum(p.numel() for p in part.parameters()) / 1e6
             for part in (model, getattr(model, "backbone", nn.Identity()))
@@ -172,12 +189,14 @@ class _Preflight:
         """Report the groups and learning rates."""
         images = self.batch_size * dist.get_world_size()
         try:
-            rates = plan_rates(self.cfg, self.span.epoch_length, images)
+            rates = plan_rates(self.cfg, self.span.epoch_length, images, self.steps_done)
         except (AttributeError, TypeError, ValueError) as error:
             self.report.say("rates", f"cannot be determined in advance: {error}")
             return
         self.report.say("rates", rates.groups)
         self.report.say("", rates.course)
+        if rates.idle:
+            self.report.warn("rates", rates.idle)
         if not rates.reached:
             self.report.warn(
                 "rates", "the run ends in its warm-up: lengthen it, or shorten the warm-up in param_scheduler"

@@ -13,28 +13,37 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import Tensor, nn
 
 from convnext_dense.mm.engine.checkpoints import read_checkpoint, read_weights, whole_model_state
+from convnext_dense.mm.engine.partial_loads import NewHeads, check_pretrained, loaded_as_far_as_it_fits
 from convnext_dense.mm.type_names import is_pretrained
 from convnext_dense.support.nested import mappings
 
 
-def load(model: nn.Module, cfg: Config) -> tuple[str, int]:
+def load(model: nn.Module, cfg: Config, new_heads: bool = False) -> tuple[str, int]:
     """Load as the run will; return what was loaded from where, and the steps already done.
+
+    Args:
+        model: gets the weights.
+        cfg: config of the run.
+        new_heads: ``--new-heads``.
 
     Raises:
         CheckpointError: a file that is missing, damaged or of another model.
     """
     with _lines_of_core() as lines:
+        lines += check_pretrained(model)
         model.init_weights()
     source = cfg.get("load_from")
     if source and cfg.get("load_strict", True):
         checkpoint = (read_checkpoint if cfg.get("resume") else read_weights)(source)
-        state = whole_model_state(model, checkpoint["state_dict"], source)
+        heads = NewHeads(cfg) if new_heads else None
+        state = whole_model_state(model, checkpoint["state_dict"], source, heads)
         model.load_state_dict(state)
         loaded = f"whole model: {len(state)}/{len(model.state_dict())} tensors from {source}"
+        loaded = heads.line(source) if heads else loaded
         steps = checkpoint["meta"].get("iter", 0) if cfg.get("resume") else 0
         return (f"{loaded}, after step {steps:,}" if steps else loaded), steps
     if source:
-        return f"load_strict = False: {source} will be loaded as far as it fits, and was not checked", 0
+        return loaded_as_far_as_it_fits(model, read_checkpoint(source), source), 0
     named = _pretrained(model)
     if lines:
         return f"{'; '.join(lines)}, {named}", 0

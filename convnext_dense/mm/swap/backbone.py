@@ -246,8 +246,8 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
 def learning_rate(cfg: Config) -> tuple[float, str]:
     """The new learning rate and its rule."""
     optimizer = cfg.optim_wrapper.get("optimizer") or {}
-    if "adam" in str(optimizer.get("type", "")).lower():
-        kind = optimizer["type"]
+    kind = type_name(optimizer).rpartition(".")[2]
+    if "adam" in kind.lower():
         return optimizer["lr"], f"lr {optimizer['lr']:g} as before: its heads were tuned with {kind}"
     batch = (cfg.get("auto_scale_lr") or {}).get("base_batch_size") or BASE_BATCH
     lr = BASE_LR * batch / BASE_BATCH

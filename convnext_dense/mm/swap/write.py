@@ -9,8 +9,10 @@ from pathlib import Path
 from mmengine.config import Config
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.by_name import PREFIX
 from convnext_dense.mm.swap.backbone import Swap
 from convnext_dense.mm.swap.channels import Change
+from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.files import replacing
 from convnext_dense.support.nested import rebuilt
 from convnext_dense.support.text_tables import aligned
@@ -29,44 +31,86 @@ def format_changes(changes: Sequence[Change]) -> str:
 def _brief(value: object) -> str:
     if isinstance(value, dict) and "optimizer" in value:
         optimizer = value["optimizer"]
-        return f"{value.get('type', 'OptimWrapper')}({optimizer.get('type')}, lr={optimizer.get('lr')})"
+        return f"{_kind(value) or 'OptimWrapper'}({_kind(optimizer)}, lr={optimizer.get('lr')})"
     if isinstance(value, dict) and "type" in value:
         inner = ", ".join(f"{k}={v}" for k, v in value.items() if k in ("arch", "depth", "out_indices"))
-        text = f"{value['type']}({inner})"
+        text = f"{_kind(value)}({inner})"
     elif isinstance(value, dict) and "imports" in value:
         text = ", ".join(value["imports"])
     else:
-        text = "-" if value is None else str(value)
+        text = "-" if value is None else type_name(value) if isinstance(value, type) else str(value)
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."
+
+
+def _kind(entry: dict) -> str:
+    """The type of an entry as its config spells it; a class by its name."""
+    kind = entry.get("type")
+    return kind if isinstance(kind, str) else type_name(kind)
 
 
 def write_config(swap: Swap, source: str, path: str | Path) -> None:
     """Write the swapped config as a child of ``source``: each difference with its reason.
 
+    A pure-Python config has no children of this kind: the whole is written.
+
     Args:
         swap: result of :func:`convnext_dense.mm.swap.backbone.swap_backbone`.
-        source: path of the original, or ``mmdet::...``; becomes ``_base_``.
+        source: path of the original, name of a recipe, or ``mmdet::...``; becomes ``_base_``.
         path: file to write, atomically.
 
     Raises:
         UserError: the file, read again, differs from the swapped config.
     """
     path = Path(path)
-    base = source if "::" in source else _relative(Path(source), path.parent)
-    title = f"{Path(source).stem} with a ConvNeXt backbone."
-    parts = [f'"""{title}\n\n{_reasons(swap.changes)}\n"""\n\n_base_ = "{base}"\n']
-    sections = _sections(swap)
-    for key in sorted(sections, key=_ORDER.index):
-        comment = "".join(f"# {c.why}\n" for c in swap.changes if c.path == (key,))
-        parts.append(f"{comment}{key} = {literal(sections[key], len(key) + 3)}\n")
+    title = f'"""{Path(source).stem} with a ConvNeXt backbone.\n\n{_reasons(swap.changes)}\n"""\n\n'
+    text = title + (_whole(swap.cfg) if _is_lazy(source) else _child(swap, _base(source, path.parent)))
     with replacing(path.with_suffix(".py")) as partial:
         readable = partial.with_suffix(".py")  # mmengine reads by suffix
-        readable.write_text("\n".join(parts))
+        readable.write_text(text)
         try:
             _check_written(readable, swap.cfg)
             readable.replace(partial)
         finally:
             readable.unlink(missing_ok=True)
+
+
+def _is_lazy(source: str) -> bool:
+    """Whether ``source`` is a file of pure Python, with classes for types."""
+    return Path(source).is_file() and Config._is_lazy_import(source)
+
+
+def _base(source: str, folder: Path) -> str:
+    """What ``_base_`` names: a recipe by the package, so that it is found from anywhere."""
+    if "::" in source:
+        return source
+    return _relative(Path(source), folder) if Path(source).is_file() else f"{PREFIX}{source}"
+
+
+def _child(swap: Swap, base: str) -> str:
+    parts = [f'_base_ = "{base}"\n']
+    sections = _sections(swap)
+    for key in sorted(sections, key=_ORDER.index):
+        comment = "".join(f"# {c.why}\n" for c in swap.changes if c.path == (key,))
+        parts.append(f"{comment}{key} = {literal(sections[key], len(key) + 3)}\n")
+    return "\n".join(parts)
+
+
+def _whole(cfg: Config) -> str:
+    """All of ``cfg`` with import paths for classes."""
+    return Config(_with_import_paths(cfg.to_dict())).pretty_text
+
+
+def _with_import_paths(node: object) -> object:
+    """Copy with import paths for classes; tuples stay, because some transforms take no lists."""
+    if isinstance(node, dict):
+        return {key: _with_import_paths(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(map(_with_import_paths, node))
+    return _import_path(node)
+
+
+def _import_path(value: object) -> object:
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else value
 
 
 def literal(value: object, used: int = 0, indent: int = 0) -> str:
@@ -147,7 +191,9 @@ def _check_written(path: Path, expected: Config) -> None:
 
 def _plain(cfg: Config) -> dict:
     """Comparable form: tuples as lists, no ``None`` entries, no scopes of a base in another package."""
-    return rebuilt(cfg.to_dict(), keep=lambda key, value: value is not None and key != "_scope_")
+    return rebuilt(
+        cfg.to_dict(), _import_path, keep=lambda key, value: value is not None and key != "_scope_"
+    )
 
 
 def default_output(source: str, arch: str) -> Path:

@@ -8,6 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement, PixelData
 from PIL import Image
 
+from convnext_dense.data.image_io import read_picture
 from convnext_dense.errors import UserError
 from convnext_dense.mm.apis.predict import find_images, output_folder, predict_images
 
@@ -29,6 +30,7 @@ class Predictor:
             Image.fromarray(picture).save(out_file)
 
     def __call__(self, path):
+        read_picture(path.read_bytes())  # as the config's loader does
         if "bad" in path.name:
             raise RuntimeError("the model fails")
         if "stop" in path.name:

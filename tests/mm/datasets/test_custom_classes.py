@@ -14,7 +14,7 @@ from repository import ROOT
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.datasets import custom_classes
+from convnext_dense.mm.datasets import detection_data, segmentation_data
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import datasets_of, set_data_root
 from convnext_dense.mm.errors import explain
@@ -150,7 +150,7 @@ def test_the_wrong_reading_of_zero_is_found_without_classes_too(streets):
 
 
 def test_large_data_are_sampled_in_time_and_the_note_says_so(streets, monkeypatch):
-    monkeypatch.setattr(custom_classes, "CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(segmentation_data, "CHECK_SECONDS", -1.0)
     notes = set_own_data(segmentor(streets), "sky,road,car")
     assert notes[1] == "data: names of 3 label maps checked, contents of 0 drawn at random"
 
@@ -202,10 +202,10 @@ def test_a_class_that_the_config_ignores_is_refused(streets):
 def write_coco(root: Path, train: list[str], val: list[str] | None = None) -> None:
     for split, names in (("train2017", train), ("val2017", train if val is None else val)):
         (root / split).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(root / split / "1.jpg")
+        Image.fromarray(np.zeros((36, 48, 3), np.uint8)).save(root / split / "1.jpg")
         box = dict(bbox=[4, 4, 20, 20], area=400, iscrowd=0, segmentation=[[4, 4, 24, 4, 24, 24, 4, 24]])
         content = dict(
-            images=[dict(id=1, file_name="1.jpg", width=40, height=30)],
+            images=[dict(id=1, file_name="1.jpg", width=48, height=36)],
             annotations=[dict(id=i + 1, image_id=1, category_id=100 - i, **box) for i in range(len(names))],
             categories=[dict(id=100 - i, name=name) for i, name in enumerate(names)],
         )
@@ -298,7 +298,7 @@ def test_missing_images_are_reported_before_training(tmp_path):
 def test_a_large_annotation_file_is_not_parsed(tmp_path, monkeypatch):
     write_coco(tmp_path, ["nut", "bolt"])
     (tmp_path / "train2017/1.jpg").unlink()
-    monkeypatch.setattr(custom_classes, "COCO_BYTES", 10)
+    monkeypatch.setattr(detection_data, "COCO_BYTES", 10)
     notes = set_own_data(detector(tmp_path, "mask_rcnn/convnext_t_3x"), None)
     assert (
         notes[1] == "data: entries of instances_train2017.json, instances_val2017.json not checked, too large"

@@ -217,6 +217,15 @@ def test_no_data_is_a_problem_among_others(tmp_path):
     assert "\nnot ready: 2 problems\n" in text
 
 
+def test_what_the_first_evaluation_would_meet_is_a_problem(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("convnext_dense.mm.preflight.run._Preflight.train_loader", no_data)
+    cfg = demo("coco", made)
+    cfg.default_hooks.checkpoint.save_best = "bbox_mAP"
+    ready, topics, _ = run(cfg)
+    assert not ready
+    assert "'bbox_mAP' is no figure of val_evaluator; use one of coco/bbox_mAP" in topics["evaluation"]
+
+
 def checked(cfg: Config, strict: bool = False) -> tuple[Report, str]:
     init_default_scope(cfg.default_scope)
     lines: list[str] = []
@@ -543,6 +552,9 @@ def test_rates_of_the_published_run():
     assert rates.reached
     assert "from 2e-07 to 0.0002 at step 500 and 2e-06 at the end, step 263,880" in rates.course
     assert not plan_rates(cfg, 10, 16).reached, "360 steps are less than the warm-up"
+    assert rates.idle is None
+    cfg.param_scheduler = [dict(type="PolyLR", eta_min=0.0, begin=0, end=18)]  # of 36 epochs
+    assert "learning rate is 0 in the last 19 of 36 steps" in plan_rates(cfg, 1, 16).idle
 
 
 def test_disk_of_the_published_runs():

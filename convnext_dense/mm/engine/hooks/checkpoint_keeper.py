@@ -110,6 +110,15 @@ class CheckpointKeeper(CheckpointHook):
         if isinstance(self.file_backend, LaterRemoval):
             self.file_backend.carry_out(keep=getattr(self, "best_ckpt_path", None))
 
+    def _save_best_checkpoint(self, runner: Runner, metrics: Mapping) -> None:
+        """Pass over an evaluation without the figure, such as one in which nothing was detected."""
+        if self.save_best and "auto" not in self.key_indicators:
+            absent = [name for name in self.key_indicators if name not in metrics]
+            if absent:
+                runner.logger.warning(f"no best checkpoint: this evaluation reports no {absent[0]}")
+                return
+        super()._save_best_checkpoint(runner, metrics)
+
     # ---- by time and by signal
 
     def after_train_iter(

@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-from convnext_dense.data.image_io import load_rgb
+from convnext_dense.data.views import load_view
 from convnext_dense.errors import UserError
 from convnext_dense.mm.datasets.paths import image_paths
 from convnext_dense.support.files import output_names
@@ -51,9 +52,13 @@ def draw(visualizer, sample: BaseDataElement, out_file: Path, score_thr: float, 
     Raises:
         UserError: the picture would overwrite the image itself.
     """
-    image = load_rgb(sample.img_path, tuple(sample.ori_shape[:2][::-1]))
+    image = load_view(sample.img_path, tuple(sample.ori_shape[:2][::-1]))
     if out_file.resolve() == Path(sample.img_path).resolve():
         raise UserError(f"{out_file} is an input image; choose another folder for the pictures")
+    if image.shape[:2] == (1, 1):  # mmseg takes a mask of one pixel for an index
+        out_file.parent.mkdir(parents=True, exist_ok=True)
+        out_file.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+        return
     threshold = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*out of bounds")  # boxes may end beyond the image

@@ -1,0 +1,97 @@
+"""Settings that cannot work, or not as they look, are corrected or said before the run."""
+
+import pytest
+from mmengine.config import Config
+from torch.utils.data import DataLoader
+
+from convnext_dense.errors import UserError
+from convnext_dense.mm.config.sections import check_needed
+from convnext_dense.mm.config.startup import check_intervals, drop_incomplete, set_loaders
+
+WORKERS = dict(persistent_workers=True, prefetch_factor=4, timeout=60, multiprocessing_context="fork")
+
+
+@pytest.mark.parametrize("count", [{}, {"num_workers": 0}, {"num_workers": 2}])
+def test_without_workers_torch_accepts_the_loader(count):
+    cfg = Config(
+        {f"{split}_dataloader": dict(**WORKERS, **count, batch_size=3) for split in ("train", "val", "test")}
+    )
+    set_loaders(cfg)
+    for split in ("train", "val", "test"):
+        loader = DataLoader([1, 2, 3], **cfg[f"{split}_dataloader"])
+        if count.get("num_workers"):
+            assert (loader.persistent_workers, loader.prefetch_factor) == (True, 4), "left as they are"
+        else:
+            assert [batch.tolist() for batch in loader] == [[1, 2, 3]]
+
+
+def sections(**changes):
+    whole = {
+        f"{split}_{part}": dict(dataset=dict(type="X"))
+        for split in ("val", "test")
+        for part in ("dataloader", "cfg", "evaluator")
+    }
+    train = dict(
+        train_dataloader=dict(dataset=dict(type="X")), train_cfg=dict(), optim_wrapper=dict(optimizer=dict())
+    )
+    return Config({**whole, **train, "model": dict(type="X"), "param_scheduler": [], **changes})  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("part", ["dataloader", "cfg", "evaluator"])
+def test_half_an_evaluation_is_named_before_training(split, part):
+    with pytest.raises(
+        UserError, match=rf"has no {split}_{part}: an evaluation needs .*set all three to None"
+    ):
+        check_needed(sections(**{f"{split}_{part}": None}), "train")
+    others = {f"{split}_{other}": None for other in ("dataloader", "cfg", "evaluator")}
+    check_needed(sections(**others), "train")
+
+
+def test_what_a_test_does_not_use_need_not_be_complete():
+    cfg = sections(val_cfg=None, train_dataloader=None)
+    check_needed(cfg, "test")
+    drop_incomplete(cfg, ("train", "val"))
+    unused = (
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+        "train_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+    )
+    assert [cfg[name] for name in unused] == [None] * 7
+    assert cfg.test_cfg is not None
+    whole = sections()
+    drop_incomplete(whole, ("train", "val"))
+    assert whole.to_dict() == sections().to_dict()
+
+
+def run(checkpoint=None, **train_cfg):
+    hooks = dict(checkpoint=checkpoint or dict(type="CheckpointHook", by_epoch=False, interval=2))
+    return Config(dict(train_cfg=train_cfg, val_evaluator=dict(type="X"), default_hooks=hooks))
+
+
+def test_an_evaluation_that_never_comes_is_refused():
+    with pytest.raises(UserError, match=r"val_begin=20 is beyond the 10 steps of the run"):
+        check_intervals(run(max_iters=10, val_begin=20))
+    with pytest.raises(UserError, match=r"val_begin=4 is beyond the 3 epochs"):
+        check_intervals(run(max_epochs=3, val_begin=4))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        (run(max_iters=10, val_interval=10), None),
+        (run(max_iters=10, val_interval=11), "val_interval=11: 10 steps are evaluated at the end"),
+        (run(max_epochs=3, val_interval=2), None),
+        (run(dict(type="CheckpointHook", interval=2), max_epochs=3), None),
+        (run(dict(type="CheckpointKeeper", interval=2), max_iters=10), "interval=2 counts epochs"),
+        (run(dict(type="CheckpointHook", interval=-1), max_iters=10), None),
+        (run(dict(type="OtherHook", interval=2), max_iters=10), None),
+    ],
+)
+def test_rare_evaluations_and_checkpoints_are_said(cfg, said):
+    lines = check_intervals(cfg)
+    assert lines == [] if said is None else said in lines[0]
