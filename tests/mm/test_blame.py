@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
@@ -159,7 +160,8 @@ def test_a_fault_of_our_code_is_not_blamed_on_the_config(monkeypatch):
         (None, None, ""),
     ],
 )
-def test_an_error_without_explanation(shows, status, text, capsys):
+def test_an_error_without_explanation(shows, status, text, capsys, monkeypatch):
+    monkeypatch.setattr(MMLogger, "_instance_dict", {})  # no run has a log file
     with pytest.raises(ZeroDivisionError if status is None else SystemExit) as raised, one_line_errors(shows):
         1 / 0  # noqa: B018
     printed = capsys.readouterr().err
@@ -172,8 +174,6 @@ def test_an_error_without_explanation(shows, status, text, capsys):
 
 
 def test_a_run_keeps_the_traceback_in_its_log_file(tmp_path, capsys):
-    from mmengine.logging import MMLogger
-
     logger = MMLogger.get_instance("blame", log_file=str(tmp_path / "run.log"))
     try:
         with pytest.raises(SystemExit), one_line_errors(False):

@@ -9,8 +9,8 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.evaluation.judge import keep_predictions, keep_users_files, task_of
 
 COCO = dict(type="CocoMetric", ann_file="a.json", metric=["bbox", "segm"])
-DETECTION = dict(ann_file="a.json", data_prefix=dict(img="images"))
-SEGMENTATION = dict(data_prefix=dict(img_path="images", seg_map_path="maps"))
+DETECTION = dict(type="CocoDataset", ann_file="a.json", data_prefix=dict(img="images"))
+SEGMENTATION = dict(type="BaseSegDataset", data_prefix=dict(img_path="images", seg_map_path="maps"))
 
 
 def config(evaluator: object, data: dict) -> Config:
