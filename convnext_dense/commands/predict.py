@@ -12,13 +12,13 @@ from convnext_dense.mm.apis.predict import (
     Predictor,
     find_images,
     image_suffixes,
-    output_folder,
     predict_images,
 )
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine.options import Entries, add_traceback
 from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.support.files import free_path
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -27,9 +27,7 @@ def predict(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
     images = find_images(args.images, image_suffixes(cfg))
     predictor = Predictor(cfg, args.checkpoint, args.fuse)
-    out = output_folder(args.out, images)
-    if args.out and out != Path(args.out):
-        print(f"{args.out} has the results of other images, which stay; these go to {out}")
+    out = Path(args.out) if args.out else free_path(Path("predictions"))
     bar = tqdm(predict_images(predictor, images, out, args.score_thr), total=len(images))
     left_out = [(image, reason) for image, reason in bar if reason]
     for image, reason in left_out:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,11 @@ from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.type_names import class_of, type_name
-from convnext_dense.support.files import free_path, output_names, write_json
+from convnext_dense.support.files import output_names, write_json
 
 RESULTS = "predictions.json"
+OUTPUTS = "outputs.json"  # absolute path of an image -> name of its outputs
+_ENDINGS = ("", "_labels")
 
 
 def image_suffixes(cfg: Config) -> tuple[str, ...]:
@@ -74,29 +76,6 @@ def _images_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         ]
         found += [Path(parent, name) for name in names if name[0] != "."]
     return sorted(path for path in found if path.name.lower().endswith(suffixes))
-
-
-def output_folder(out: str | None, images: list[Path]) -> Path:
-    """Folder for the outputs, in which no results of an earlier run are lost.
-
-    Args:
-        out: ``--out``. It is used again if its results are those of some of ``images``; otherwise, and
-            for ``None``, the first of ``predictions``, ``predictions_2``, ... that is free.
-        images: images to predict.
-    """
-    folder = Path(out or "predictions")
-    results = folder / RESULTS
-    if out is not None and (not results.is_file() or _is_part(results, images)):
-        return folder
-    return free_path(folder)
-
-
-def _is_part(results: Path, images: list[Path]) -> bool:
-    try:
-        earlier = json.loads(results.read_text())
-    except (OSError, ValueError):
-        return False
-    return {os.path.abspath(path) for path in earlier} <= {os.path.abspath(path) for path in images}
 
 
 class Predictor:
@@ -192,13 +171,16 @@ def predict_images(
     """Predict one image after the other and write pictures, then ``predictions.json``, also after Ctrl-C.
 
     A segmentation also leaves its label map ``<image>_labels.png`` (one class index per pixel). For names see
-    :func:`convnext_dense.support.files.output_names`.
+    :func:`convnext_dense.support.files.output_names`; ``outputs.json`` has them. What an earlier run left of
+    other images stays.
 
     Yields:
         each image with ``None``, or with the reason why it was left out.
     """
-    names = output_names(images, ("", "_labels"))
-    results = {}
+    names = add_names(_read(out_dir / OUTPUTS), images)
+    again = {os.path.abspath(image) for image in images}
+    earlier = _read(out_dir / RESULTS)
+    results = {path: found for path, found in earlier.items() if os.path.abspath(path) not in again}
     try:
         for image in images:
             out_file = out_dir / f"{names[os.path.abspath(image)]}.png"
@@ -209,7 +191,38 @@ def predict_images(
             else:
                 yield image, None
     finally:
+        write_json(out_dir / OUTPUTS, names)
         write_json(out_dir / RESULTS, results)
+
+
+def _read(path: Path) -> dict:
+    """What an earlier run wrote in the same folder; nothing if it wrote none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def add_names(earlier: Mapping[str, str], images: Sequence[Path]) -> dict[str, str]:
+    """Names of outputs by absolute path of the image: those of earlier runs, and others for new images.
+
+    Args:
+        earlier: names that are taken.
+        images: images to predict.
+    """
+    names = dict(earlier)
+    taken = {name + ending for name in names.values() for ending in _ENDINGS}
+    for path, wanted in output_names([*earlier, *images], _ENDINGS).items():
+        if path in names:
+            continue
+        free, number = wanted, 1
+        while any(free + ending in taken for ending in _ENDINGS):
+            number += 1
+            free = f"{wanted}_{number}"
+        names[path] = free
+        taken.update(free + ending for ending in _ENDINGS)
+    return names
 
 
 def _predict_one(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from convnext_dense.data.image_io import read_picture
 from convnext_dense.errors import UserError
-from convnext_dense.mm.apis.predict import find_images, output_folder, predict_images
+from convnext_dense.mm.apis.predict import find_images, predict_images
 
 
 def image(path):
@@ -64,7 +64,7 @@ def test_every_image_keeps_its_outputs(tmp_path):
     assert [reason for _, reason in predict_images(Predictor(), images, tmp_path / "out", 0.3)] == [None] * 3
     names = ("monday/1", "tuesday/1.jpg", "tuesday/1.png")
     expected = [f"{name}{end}" for name in names for end in (".png", "_labels.png")]
-    assert files(tmp_path / "out") == sorted([*expected, "predictions.json"])
+    assert files(tmp_path / "out") == sorted([*expected, "outputs.json", "predictions.json"])
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 3
     assert np.asarray(Image.open(tmp_path / "out/monday/1_labels.png")).min() == 1
 
@@ -86,9 +86,21 @@ def test_a_bad_image_costs_itself_and_ctrl_c_keeps_what_is_done(tmp_path):
 def test_a_second_run_keeps_the_results_of_other_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = image(tmp_path / "a/1.jpg"), image(tmp_path / "b/1.jpg")
-    for out in (None, "predictions"):
-        assert output_folder(out, [first]).name == "predictions"
-    list(predict_images(Predictor(), [first], tmp_path / "predictions", 0.3))
-    assert output_folder("predictions", [first, second]).name == "predictions", "the same ones, made again"
-    assert output_folder("predictions", [second]).name == "predictions_2"
-    assert output_folder(None, [first]).name == "predictions_2"
+    third = image(tmp_path / "a/b/1.jpg")
+    for images in ([first], [second], [second, third]):
+        list(predict_images(Predictor(), images, tmp_path / "out", 0.3))
+    assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == list(
+        map(str, (first, second, third))
+    )
+    pictures = [name for name in files(tmp_path / "out") if not name.endswith(("_labels.png", ".json"))]
+    assert pictures == ["1.png", "a/b/1.png", "b/1.png"]
+
+
+def test_outputs_of_another_image_are_not_overwritten_whatever_their_names(tmp_path):
+    first = [image(tmp_path / f"p/x/{name}/1.jpg") for name in "ab"]
+    second = image(tmp_path / "p/a/1.jpg")
+    for images in (first, [second], [second]):
+        list(predict_images(Predictor(), images, tmp_path / "out", 0.3))
+    assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 3
+    pictures = [name for name in files(tmp_path / "out") if not name.endswith(("_labels.png", ".json"))]
+    assert pictures == ["a/1.png", "a/1_2.png", "b/1.png"]
