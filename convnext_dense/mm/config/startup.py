@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from mmengine.config import Config
 
-from convnext_dense.errors import UserError
 from convnext_dense.mm.config.evaluators import check_evaluators, check_figures
 from convnext_dense.mm.datasets.paths import SPLITS
 from convnext_dense.mm.type_names import type_name
@@ -48,11 +47,7 @@ def check_evaluation(cfg: Config) -> list[str]:
 
 
 def check_intervals(cfg: Config) -> list[str]:
-    """Lines about evaluations and checkpoints that never come, or rarely.
-
-    Raises:
-        UserError: an evaluation that is due at no step.
-    """
+    """Lines about evaluations and checkpoints that never come, or rarely."""
     by_epoch = "max_epochs" in cfg.train_cfg
     unit, key = ("epochs", "max_epochs") if by_epoch else ("steps", "max_iters")
     end = cfg.train_cfg.get(key)
@@ -60,11 +55,8 @@ def check_intervals(cfg: Config) -> list[str]:
     begin, interval = cfg.train_cfg.get("val_begin", 1), cfg.train_cfg.get("val_interval", 1)
     if cfg.get("val_evaluator") and end is not None:
         if begin > end:
-            raise UserError(
-                f"train_cfg.val_begin={begin} is beyond the {end} {unit} of the run, which is never "
-                "evaluated: lower it, or set val_dataloader, val_cfg and val_evaluator to None"
-            )
-        if interval > end:
+            notes.append(f"train_cfg.val_begin={begin} is beyond the {end} {unit}: nothing is evaluated")
+        elif interval > end:
             notes.append(f"train_cfg.val_interval={interval}: {end} {unit} are evaluated at the end only")
     if end is not None:  # a loop of its own may count in another way
         notes.append(_checkpoint_note(cfg, by_epoch))
