@@ -175,7 +175,10 @@ def _check_coco_metrics(cfg: Config, evaluator: Mapping, split: str) -> None:
             f"{split}_evaluator.metric_items: CocoMetric has no {unknown[0]!r}; use {', '.join(items)}"
         )
     head = cfg.model.get("roi_head")
-    boxes = (head and not head.get("mask_head")) or (not head and type_name(cfg.model) in ONLY_BOXES)
+    if isinstance(head, Mapping):
+        boxes = not head.get("mask_head")
+    else:  # none; one of a wrong kind is an error when the model is built
+        boxes = not head and type_name(cfg.model) in ONLY_BOXES
     if "segm" in metrics and boxes:
         raise UserError(
             f"{split}_evaluator.metric has segm, and {type_name(cfg.model)} here predicts no masks: leave "
