@@ -29,6 +29,7 @@ from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.engine.checkpoints import load_model
 from convnext_dense.mm.engine.hooks.pictures import draw
+from convnext_dense.mm.errors import explain
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.type_names import class_of, type_name
@@ -187,12 +188,18 @@ def predict_images(
             try:
                 results[str(image)] = _predict_one(predictor, image, out_file, score_thr)
             except Exception as error:  # one image must not cost the others
-                yield image, getattr(error, "strerror", None) or f"{error}" or type(error).__name__
+                yield image, _reason(error)
             else:
                 yield image, None
     finally:
         write_json(out_dir / OUTPUTS, names)
         write_json(out_dir / RESULTS, results)
+
+
+def _reason(error: Exception) -> str:
+    """Why an image was left out; the kind of an error that may be a fault of the code is named."""
+    said = explain(error) or getattr(error, "strerror", None)
+    return said or f"{type(error).__name__}: {error}"
 
 
 def _read(path: Path) -> dict:

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -188,6 +189,8 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
     overrides = {**(job.options.overrides or {}), **keep_predictions(cfg, task, out)}
     if cfg.get("visualizer"):  # mmengine keeps one per name in a process, with its folder
         overrides["visualizer.name"] = str(out)
+    if results and dist.get_rank() == 0:
+        _check_writable(results)  # now, and not when the test is done
     runner = _runner(job, replace(job.options, overrides=overrides))
     name_label_maps(runner)
     check_truth(runner.cfg, ("test",), later=True)
@@ -215,6 +218,22 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
     if results:
         append_record(results / "accuracy.jsonl", evaluation.record)
     return evaluation
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder of the records.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--results {folder}: cannot be made ({error.strerror}); give another folder"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--results {folder}: not writable; give another folder")
 
 
 def _runner(job: Job, options: Options) -> Runner:

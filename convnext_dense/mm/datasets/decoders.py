@@ -34,7 +34,7 @@ Raises :class:`PictureError` or ``OSError`` for a file that cannot be used.
 
 
 def need_decoder(backend: str | None) -> None:
-    """Check that the package behind an ``imdecode_backend`` can be imported.
+    """Check that the package that an ``imdecode_backend`` needs can be imported.
 
     Raises:
         MissingPackageError: it is absent.

@@ -8,7 +8,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.nested import mappings
 
-# losses of mmseg that take the probabilities of classes from a softmax unless they are told otherwise
+# losses of mmseg that take the probabilities of classes from a softmax unless an argument asks for a sigmoid
 _SOFTMAX = {"CrossEntropyLoss": "use_sigmoid", "DiceLoss": "use_sigmoid"}
 
 

@@ -283,8 +283,8 @@ def _trained(runner: Runner, saved: Saved) -> str | None:
         f"{frozen} parameters are frozen from here on" if frozen else "",
         f"{thawed} parameters were not trained before and begin without optimizer state" if thawed else "",
     ]
-    told = "; ".join(part for part in parts if part)
-    return f"--resume: {told}" if told else None
+    line = "; ".join(part for part in parts if part)
+    return f"--resume: {line}" if line else None
 
 
 # ---- at the start of any run

@@ -27,7 +27,7 @@ def allow_one_value(model: nn.Module) -> None:
 class _Before:
     """Switch a norm to its running statistics for a batch with one value per channel."""
 
-    told = False
+    logged = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,8 +40,8 @@ class _Before:
             return  # the other processes have values, too
         module.training = False
         module.has_one_value = True
-        if not _Before.told:
-            _Before.told = True
+        if not _Before.logged:
+            _Before.logged = True
             print_log(
                 f"{self.name} gets one value per channel, which has no variance: batch norm uses its running "
                 "statistics there (two images per batch, or a norm such as GN, do not need that)",

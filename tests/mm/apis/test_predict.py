@@ -80,7 +80,7 @@ def test_a_bad_image_costs_itself_and_ctrl_c_keeps_what_is_done(tmp_path):
         said.extend(predict_images(Predictor(), images, tmp_path / "out", 0.3))
     assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == [str(tmp_path / "ok.jpg")]
     (_, first), (_, second) = list(predict_images(Predictor(), images[:2], tmp_path / "again", 0.3))
-    assert first and second == "the model fails"
+    assert first and second == "RuntimeError: the model fails"
 
 
 def test_a_second_run_keeps_the_results_of_other_images(tmp_path, monkeypatch):

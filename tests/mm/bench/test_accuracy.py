@@ -225,6 +225,14 @@ def test_the_page_and_the_table_use_the_figures_of_a_plain_test(shapes, weights,
     assert "recorded on" in again
 
 
+def test_records_that_cannot_be_written_end_before_the_test(shapes, weights, tmp_path, tool):
+    (tmp_path / "results").write_text("a file")
+    options = ("--data-root", shapes / "ade20k", "--checkpoint", weights[SEGMENTOR], "--work-dir", "w")
+    for folder in ("results", "results/below"):
+        said = tool("accuracy", SEGMENTOR, *options, "--results", folder, status=2)
+        assert f"error: --results {folder}: cannot be made" in said and "Iter(test)" not in said
+
+
 def test_a_test_with_another_evaluator_has_its_figures_and_says_why_it_is_not_recorded(
     shapes, weights, tmp_path, capsys, monkeypatch
 ):

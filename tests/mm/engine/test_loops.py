@@ -5,8 +5,10 @@ import json
 import signal
 
 import pytest
+import small_runs
 import torch
 from mmengine.hooks import Hook
+from small_runs import SEGMENTOR
 from torch.utils._pytree import tree_leaves
 
 from convnext_dense.data.synthetic import make_shapes
@@ -16,19 +18,7 @@ from convnext_dense.mm.engine.checkpoints import read_checkpoint
 from convnext_dense.mm.engine.nan_guard import NotFiniteError
 from convnext_dense.mm.engine.signals import Interrupted
 
-SEGMENTOR = "demo/upernet_shapes"
-DIMS = [8, 16, 24, 32]
-SMALL = {
-    "model.backbone.arch": dict(_delete_=True, depths=[1, 1, 1, 1], dims=DIMS),
-    "model.data_preprocessor.size": (64, 64),
-    "model.decode_head.in_channels": DIMS,
-    "model.decode_head.channels": 8,
-    "model.auxiliary_head.in_channels": DIMS[2],
-    "model.auxiliary_head.channels": 8,
-    "default_hooks.logger.interval": 1,
-    "log_processor.window_size": 1,
-    "default_hooks.checkpoint.interval": 100,
-}
+SMALL = {**small_runs.SMALL, "default_hooks.checkpoint.interval": 100}
 EPOCHS = dict(_delete_=True, by_epoch=True, max_epochs=3, val_interval=1)
 
 

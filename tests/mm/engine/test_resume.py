@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_runs import SEGMENTOR, SMALL
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.errors import CheckpointError, UserError
@@ -14,19 +15,11 @@ from convnext_dense.mm.apis.train import TrainOptions, training_runner
 from convnext_dense.mm.engine.checkpoints import read_checkpoint
 from convnext_dense.mm.engine.resume import Saved, _trained, check_length, seed_line, without_average
 
-DIMS = [8, 16, 24, 32]
 LR = 0.05
 POLY = dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=0)
 BASE = {
-    "model.backbone.arch": dict(_delete_=True, depths=[1, 1, 1, 1], dims=DIMS),
-    "model.data_preprocessor.size": (64, 64),
-    "model.decode_head.in_channels": DIMS,
-    "model.decode_head.channels": 8,
-    "model.auxiliary_head.in_channels": DIMS[2],
-    "model.auxiliary_head.channels": 8,
+    **SMALL,
     "train_dataloader.batch_size": 2,
-    "default_hooks.logger.interval": 1,
-    "log_processor.window_size": 1,
     "default_hooks.checkpoint.interval": 2,
     "train_cfg.max_iters": 4,
     "train_cfg.val_interval": 100,
@@ -73,7 +66,7 @@ def run(data, work_dir, changes=None, **options):
         device="cpu",
         **options,
     )
-    runner = training_runner("demo/upernet_shapes", given)
+    runner = training_runner(SEGMENTOR, given)
     runner.train()
     return runner
 

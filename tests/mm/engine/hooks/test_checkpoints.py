@@ -2,7 +2,7 @@
 
 import pytest
 
-from convnext_dense.mm.engine.hooks.checkpoint_keeper import resume_command
+from convnext_dense.mm.engine.hooks.checkpoints import resume_command
 
 
 @pytest.mark.parametrize(
