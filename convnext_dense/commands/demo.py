@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from convnext_dense.data import synthetic
 from convnext_dense.data.image_io import load_label_map, load_rgb
 from convnext_dense.mm.engine.checkpoint_io import newest_checkpoint
+from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.reports import sheets
 from convnext_dense.reports.curves import draw_losses, read_log
 from convnext_dense.reports.style import save_figure
@@ -89,10 +90,11 @@ def run_tool(name: str, *args: object) -> None:
     short operations waits for it, and a step takes twenty times as long.
 
     Raises:
-        subprocess.CalledProcessError: it failed; its own message is on the terminal.
+        SystemExit: it failed; its own message is on the terminal.
     """
     command = [sys.executable, "-m", "convnext_dense", name, *map(str, args)]
-    subprocess.run(command, check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+    if status := subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode:
+        raise SystemExit(status)
 
 
 def learn(task: Task, steps: int | None) -> dict[str, float]:
@@ -182,6 +184,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    with one_line_errors():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the data, train, evaluate, draw and judge."""
     start = time.monotonic()
 
     def say(text: str) -> None:

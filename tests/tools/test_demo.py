@@ -65,3 +65,11 @@ def test_a_few_steps_of_the_whole_demo(tmp_path):
     assert 0 <= metrics["detection"]["mask AP50"] <= 100
     assert 0 <= metrics["segmentation"]["mIoU"] <= 100
     assert "segmentation mIoU" in done.stdout
+
+
+def test_a_step_that_fails_ends_in_its_own_message(tmp_path, capfd):
+    """Not in a traceback of the demo's."""
+    with pytest.raises(SystemExit) as ended:
+        demo.run_tool("train", "demo/no_such_recipe", "--work-dir", tmp_path)
+    said = capfd.readouterr().err
+    assert ended.value.code == 2 and said.count("error:") == 1 and "Traceback" not in said

@@ -192,7 +192,8 @@ def predict_images(
             else:
                 yield image, None
     finally:
-        write_json(out_dir / OUTPUTS, names)
+        there = {os.path.abspath(image) for image in results}
+        write_json(out_dir / OUTPUTS, {path: name for path, name in names.items() if path in there})
         write_json(out_dir / RESULTS, results)
 
 

@@ -79,6 +79,7 @@ def test_a_bad_image_costs_itself_and_ctrl_c_keeps_what_is_done(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         said.extend(predict_images(Predictor(), images, tmp_path / "out", 0.3))
     assert list(json.loads((tmp_path / "out/predictions.json").read_text())) == [str(tmp_path / "ok.jpg")]
+    assert json.loads((tmp_path / "out/outputs.json").read_text()) == {str(tmp_path / "ok.jpg"): "ok"}
     (_, first), (_, second) = list(predict_images(Predictor(), images[:2], tmp_path / "again", 0.3))
     assert first and second == "RuntimeError: the model fails"
 
