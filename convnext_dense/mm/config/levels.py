@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from mmengine.config import Config
 
 from convnext_dense.errors import ArgumentError, UserError
-from convnext_dense.mm.models.spellings import in_our_spelling
+from convnext_dense.mm.models.foreign_arguments import in_our_spelling
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.convnext import ConvNeXt, resolve_out_indices

@@ -1,7 +1,7 @@
 """Models as modules of OpenMMLab, and those that compute what the release computed, in their own scope.
 
 backbones, necks, roadmap   the core's networks in mmengine's root registry
-spellings       arguments of other backbones: accepted, or an error with our spelling
+foreign_arguments   arguments of other backbones: accepted, or an error with our spelling
 registry        ``MODELS``: ``type="convnext_dense.RPNHead"`` in a config
 precision       half precision -> float32, and regions without autocast
 float32         heads and RoI extractors whose coordinates, targets and losses stay in float32 under autocast

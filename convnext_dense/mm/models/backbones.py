@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 from convnext_dense.checkpoints.load import load_checkpoint
 from convnext_dense.errors import ArgumentError, CheckpointError
-from convnext_dense.mm.models.spellings import in_our_spelling
+from convnext_dense.mm.models.foreign_arguments import in_our_spelling
 from convnext_dense.mm.type_names import is_pretrained
 from convnext_dense.models import convnext, isotropic
 
@@ -23,7 +23,7 @@ class ExactInit:
             random initialisation.
         pretrained: older spelling of ``init_cfg``: path or URL of weights.
         **kwargs: arguments of the core class; those of other backbones are accepted where they ask for what
-            it does anyway, see :mod:`convnext_dense.mm.models.spellings`.
+            it does anyway, see :mod:`convnext_dense.mm.models.foreign_arguments`.
 
     Raises:
         ArgumentError: an argument that the core class rejects, or does not have.
