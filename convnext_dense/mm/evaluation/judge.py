@@ -65,8 +65,7 @@ def task_of(cfg: Config) -> Task:
     if kind == "CocoMetric" and "proposal" in str(evaluator.get("metric")):
         raise UserError("test_evaluator.metric asks for proposals; a record needs bbox or segm")
     data = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    label_maps = (data.get("data_prefix") or {}).get("seg_map_path")
-    if (data.get("ann_file") if kind == "CocoMetric" else label_maps) is None:
+    if not data or {"dataset", "datasets"} & set(data):  # a wrapper, or several
         raise UserError(f"the test data are a {type_name(data)}; a record needs one plain dataset")
     if kind == "IoUMetric":
         with scope_of(cfg):
@@ -75,8 +74,9 @@ def task_of(cfg: Config) -> Task:
             raise UserError(
                 f"metainfo of {type_name(data)} has some of its classes; a record needs the files' own labels"
             )
-    if kind == "CocoMetric" and not evaluator.get("ann_file"):
-        raise UserError("test_evaluator.ann_file is not set; a record needs annotations in COCO's format")
+    files = (evaluator.get("ann_file"), data.get("ann_file"))  # a list of names with XML files is none
+    if kind == "CocoMetric" and not all(str(file).endswith(".json") for file in files):
+        raise UserError("the test has no ann_file of its own in COCO's format, which a record needs")
     return tasks[kind]
 
 

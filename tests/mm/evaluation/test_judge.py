@@ -25,6 +25,7 @@ def config(evaluator: object, data: dict) -> Config:
         (COCO | dict(outfile_prefix="found/mine"), DETECTION, "detection"),
         (dict(type="IoUMetric", iou_metrics=["mIoU", "mFscore"]), SEGMENTATION, "segmentation"),
         (dict(type="mmseg.IoUMetric", ignore_index=0), SEGMENTATION, "segmentation"),
+        (dict(type="IoUMetric"), dict(type="CityscapesDataset", data_root="city"), "segmentation"),
     ],
 )
 def test_evaluators_of_the_tables(evaluator, data, task):
@@ -41,7 +42,8 @@ def test_evaluators_of_the_tables(evaluator, data, task):
         (COCO | dict(iou_thrs=[0.5]), DETECTION, "test_evaluator.iou_thrs is set"),
         (COCO | dict(proposal_nums=(1, 10, 100)), DETECTION, "test_evaluator.proposal_nums is set"),
         (COCO | dict(metric="proposal_fast"), DETECTION, "asks for proposals"),
-        (COCO | dict(ann_file=None), DETECTION, "annotations in COCO's format"),
+        (COCO | dict(ann_file=None), DETECTION, "no ann_file of its own in COCO's format"),
+        (COCO, dict(type="VOCDataset", ann_file="val.txt"), "no ann_file of its own in COCO's format"),
         (COCO, dict(type="ConcatDataset", datasets=[DETECTION]), "a ConcatDataset; a record needs one plain"),
         (dict(type="IoUMetric"), dict(type="ConcatDataset", datasets=[SEGMENTATION]), "one plain dataset"),
         (dict(type="IoUMetric", nan_to_num=-1), SEGMENTATION, "test_evaluator.nan_to_num is set"),
