@@ -1,6 +1,7 @@
 """From a config and a few options to a running mmengine ``Runner``."""
 
 import logging
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from mmengine.config import Config
@@ -59,6 +60,19 @@ _LOG_FILE_ONLY = (
 )
 
 
+# Start times of this process's runs, by which mmengine finds a run's registry scope, log and message hub
+_started: set[str] = set()
+
+
+def unused_time(timestamp: str) -> str:
+    """``timestamp`` (``YYYYmmdd_HHMMSS``), or the next second at which no run of this process started."""
+    while timestamp in _started:
+        next_second = datetime.strptime(timestamp, "%Y%m%d_%H%M%S") + timedelta(seconds=1)
+        timestamp = next_second.strftime("%Y%m%d_%H%M%S")
+    _started.add(timestamp)
+    return timestamp
+
+
 @RUNNERS.register_module()
 class DenseRunner(Runner):
     """mmengine's runner with short terminal output and exact loading of whole models.
@@ -69,6 +83,11 @@ class DenseRunner(Runner):
     """
 
     new_heads = False
+
+    def setup_env(self, env_cfg):
+        """Set the environment as mmengine does; two runs within a second do not share a scope and a log."""
+        super().setup_env(env_cfg)
+        self._timestamp = unused_time(self._timestamp)
 
     def build_model(self, model):
         """Build the model, which also takes images smaller than its stride, and batches of any images."""

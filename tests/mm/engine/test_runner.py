@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.layers import fused_block
@@ -133,3 +134,16 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
     with torch.no_grad():
         for a, b in zip(runner.model.backbone(image), plain(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_runs_of_one_second_share_neither_scope_nor_log(tmp_path, monkeypatch):
+    """mmengine names a run after its config and the second of its start, and looks its scope up by that name."""
+    monkeypatch.setattr("mmengine.runner.runner.time.time", lambda: 1_700_000_000.0)
+    started = []
+    for scope in ("mmdet", "mmseg", "mmdet"):
+        cfg = Config(dict(default_scope=scope, work_dir=str(tmp_path), runner_type="DenseRunner"))
+        cfg.model = torch.nn.Identity()
+        started.append(runners.RUNNERS.build(cfg))
+        assert DefaultScope.get_current_instance().scope_name == scope
+    assert len({run.log_dir for run in started}) == 3
+    assert len({run.message_hub.instance_name for run in started}) == 3
