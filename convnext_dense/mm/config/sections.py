@@ -122,6 +122,9 @@ DATASET_KINDS: dict[str, Kind] = {
     "data_root": TEXT,
     "ann_file": TEXT,
     "metainfo": MAPPING,
+    "filter_cfg": MAPPING,
+    "filter_cfg.min_size": NUMBER,
+    "max_refetch": AMOUNT,
     "img_suffix": TEXT,
     "seg_map_suffix": TEXT,
 }
@@ -151,7 +154,7 @@ def check_kinds(cfg: Config) -> None:
     for split in SPLITS:
         for data in iter_datasets(cfg.get(f"{split}_dataloader")):
             for key, kind in DATASET_KINDS.items():
-                _check(cfg, f"{split}_dataloader.dataset: {key}", data.get(key), kind)
+                _check(cfg, f"{split}_dataloader.dataset: {key}", lookup(data, key), kind)
 
 
 def _check(cfg: Config, path: str, value: object, kind: Kind) -> None:
