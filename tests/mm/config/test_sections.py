@@ -25,7 +25,7 @@ def test_recipes_are_right(recipe):
         ("train_dataloader.batch_size", 0, "write a whole number above 0"),
         ("train_dataloader.dataset.pipeline", [dict(type="A"), {}], "pipeline.1 is '{}'; write"),
         ("train_dataloader.dataset.filter_cfg", 32, "dataset: filter_cfg is '32'; write a mapping"),
-        ("train_dataloader.dataset.filter_cfg", dict(min_size="32"), "filter_cfg.min_size is '32'; write a number"),
+        ("train_dataloader.dataset.filter_cfg", dict(min_size="32"), "min_size is '32'; write a number"),
         ("train_cfg.max_iters", 2.5, "train_cfg.max_iters is '2.5'; write a whole number above 0"),
         ("optim_wrapper.optimizer.lr", "1e-3", "optim_wrapper.optimizer.lr is '1e-3'; write a number"),
         ("default_hooks.logger", 3, "default_hooks.logger is '3'; write a mapping"),

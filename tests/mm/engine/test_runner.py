@@ -137,7 +137,7 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
 
 
 def test_runs_of_one_second_share_neither_scope_nor_log(tmp_path, monkeypatch):
-    """mmengine names a run after its config and the second of its start, and looks its scope up by that name."""
+    """mmengine names a run after its config and its second, and looks its scope up by that name."""
     monkeypatch.setattr("mmengine.runner.runner.time.time", lambda: 1_700_000_000.0)
     started = []
     for scope in ("mmdet", "mmseg", "mmdet"):
