@@ -1,42 +1,132 @@
-"""Cascade Mask R-CNN of the paper: mmdet's, with 4conv1fc box heads, SyncBN and GIoU loss."""
+"""Cascade Mask R-CNN of the paper, with the settings of the release. A recipe states backbone and widths.
 
-_base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
+Three box heads of four convolutions and a layer (4conv1fc) with SyncBN and GIoU loss refine boxes in turn.
+Types of this package are mmdet's classes. Under fp16 they keep coordinates, targets, losses and NMS in
+float32, as released; mmdet 3 does not. They also pad masks and initialise mask heads as released
+(docs/deviations.md).
+"""
 
-# Box deltas are divided by these standard deviations, which decrease as boxes improve from stage to stage.
-box_stds = [(0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)]
-box_heads = [
-    dict(
-        type="convnext_dense.ConvFCBBoxHead",
-        num_shared_convs=4,
-        num_shared_fcs=1,
-        in_channels=256,
-        conv_out_channels=256,
-        fc_out_channels=1024,
-        roi_feat_size=7,
-        num_classes=80,
-        norm_cfg=dict(type="SyncBN", requires_grad=True),
-        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=(0.0, 0.0, 0.0, 0.0), target_stds=stds),
-        reg_class_agnostic=False,
-        reg_decoded_bbox=True,  # the loss compares boxes, not deltas
-        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
-        loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
-    )
-    for stds in box_stds
+# Stage by stage, boxes are better: a positive needs more overlap, and deltas, which are divided by their
+# standard deviations, are smaller.
+box_stages = [
+    (0.5, (0.1, 0.1, 0.2, 0.2)),
+    (0.6, (0.05, 0.05, 0.1, 0.1)),
+    (0.7, (0.033, 0.033, 0.067, 0.067)),
 ]
-# The types of this package are mmdet's classes. Under fp16 they keep coordinates, targets, losses and NMS in
-# float32, as released; mmdet 3 does not. The RoI head also initialises its mask heads, unlike mmdet 3
-# (docs/deviations.md).
 model = dict(
-    data_preprocessor=dict(type="convnext_dense.DetDataPreprocessor"),
-    rpn_head=dict(type="convnext_dense.RPNHead"),
+    type="CascadeRCNN",
+    data_preprocessor=dict(
+        type="convnext_dense.DetDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],  # ImageNet's, as for the pretrained weights
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,  # the stride of stage 3
+        pad_mask=True,
+    ),
+    # Strides 4, 8, 16, 32 of the backbone, and 64 for the RPN alone. in_channels: the recipe.
+    neck=dict(type="FPN", out_channels=256, num_outs=5),
+    # An anchor's side is 8 strides, from 32 to 512 pixels. 1280x800 pixels have 85,260 places on the five
+    # levels, hence 255,780 anchors.
+    rpn_head=dict(
+        type="convnext_dense.RPNHead",
+        in_channels=256,
+        feat_channels=256,
+        anchor_generator=dict(
+            type="AnchorGenerator", scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+        ),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[1.0] * 4),
+        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
+        loss_bbox=dict(type="SmoothL1Loss", beta=1 / 9, loss_weight=1.0),
+    ),
     roi_head=dict(
         type="convnext_dense.CascadeRoIHead",
-        bbox_roi_extractor=dict(type="convnext_dense.SingleRoIExtractor"),
-        bbox_head=box_heads,
-        mask_roi_extractor=dict(type="convnext_dense.SingleRoIExtractor"),
-        mask_head=dict(type="convnext_dense.FCNMaskHead"),
+        num_stages=3,
+        stage_loss_weights=[1, 0.5, 0.25],
+        bbox_roi_extractor=dict(
+            type="convnext_dense.SingleRoIExtractor",
+            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0),  # a sample per pixel
+            out_channels=256,
+            featmap_strides=[4, 8, 16, 32],
+        ),
+        bbox_head=[
+            dict(
+                type="convnext_dense.ConvFCBBoxHead",
+                num_shared_convs=4,
+                num_shared_fcs=1,
+                in_channels=256,
+                conv_out_channels=256,
+                roi_feat_size=7,
+                fc_out_channels=1024,
+                num_classes=80,
+                norm_cfg=dict(type="SyncBN", requires_grad=True),
+                reg_class_agnostic=False,  # a box for each class
+                reg_decoded_bbox=True,  # the loss compares boxes, not deltas
+                bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=(0.0,) * 4, target_stds=stds),
+                loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+                loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
+            )
+            for _, stds in box_stages
+        ],
+        mask_roi_extractor=dict(
+            type="convnext_dense.SingleRoIExtractor",
+            roi_layer=dict(type="RoIAlign", output_size=14, sampling_ratio=0),
+            out_channels=256,
+            featmap_strides=[4, 8, 16, 32],
+        ),
+        mask_head=dict(  # one for each stage
+            type="convnext_dense.FCNMaskHead",
+            num_convs=4,
+            in_channels=256,
+            conv_out_channels=256,
+            num_classes=80,
+            loss_mask=dict(type="CrossEntropyLoss", use_mask=True, loss_weight=1.0),
+        ),
     ),
-    # As released: proposals without area after clipping are kept; with 0, mmdet 3 drops them.
-    train_cfg=dict(rpn_proposal=dict(min_bbox_size=-1)),
-    test_cfg=dict(rpn=dict(min_bbox_size=-1)),
+    train_cfg=dict(
+        rpn=dict(
+            assigner=dict(
+                type="MaxIoUAssigner",
+                pos_iou_thr=0.7,
+                neg_iou_thr=0.3,
+                min_pos_iou=0.3,
+                match_low_quality=True,  # an object without such an anchor takes its best one
+                ignore_iof_thr=-1,
+            ),
+            sampler=dict(
+                type="RandomSampler", num=256, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False
+            ),
+            allowed_border=0,  # anchors that cross the border of the image learn nothing
+            pos_weight=-1,
+            debug=False,
+        ),
+        # As released: proposals without area after clipping are kept; with 0, mmdet 3 drops them.
+        rpn_proposal=dict(
+            nms_pre=2000, max_per_img=2000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=-1
+        ),
+        rcnn=[
+            dict(
+                assigner=dict(
+                    type="MaxIoUAssigner",
+                    pos_iou_thr=overlap,
+                    neg_iou_thr=overlap,
+                    min_pos_iou=overlap,
+                    match_low_quality=False,
+                    ignore_iof_thr=-1,
+                ),
+                sampler=dict(
+                    type="RandomSampler", num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True
+                ),
+                mask_size=28,  # 14 pixels of the extractor, doubled by the mask head
+                pos_weight=-1,
+                debug=False,
+            )
+            for overlap, _ in box_stages
+        ],
+    ),
+    test_cfg=dict(
+        rpn=dict(nms_pre=1000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=-1),
+        rcnn=dict(
+            score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5
+        ),
+    ),
 )

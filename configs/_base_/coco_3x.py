@@ -1,9 +1,14 @@
-"""Shared part of the COCO recipes of the paper: data, 36 epochs of AdamW on 8 GPUs x 2 images, warm-up."""
+"""COCO as in the paper: data, 36 epochs of 8 GPUs x 2 images, AdamW in fp16, and the runtime.
 
-_base_ = ["mmdet::_base_/datasets/coco_instance.py", "mmdet::_base_/default_runtime.py"]
+A recipe changes the optimizer: its rate, layer decay, or what decays no weights.
+"""
+
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
+default_scope = "mmdet"
 
 # ---- data: half of the images are resized, the other half cropped and then resized
+data_root = "data/coco/"
+backend_args = None  # files on disk
 shorter_side = [(size, 1333) for size in range(480, 801, 32)]
 resize = dict(type="RandomChoiceResize", scales=shorter_side, keep_ratio=True)
 crop = [
@@ -17,7 +22,53 @@ train_pipeline = [
     dict(type="RandomChoice", transforms=[[resize], [*crop, resize]]),
     dict(type="PackDetInputs"),
 ]
-train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
+test_pipeline = [
+    dict(type="LoadImageFromFile", backend_args=backend_args),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),  # after the resize: for the original image
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    batch_sampler=dict(type="AspectRatioBatchSampler"),  # upright images together: less padding
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_train2017.json",
+        data_prefix=dict(img="train2017/"),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),  # 117,266 of 118,287 images have annotations
+        pipeline=train_pipeline,
+        backend_args=backend_args,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_val2017.json",
+        data_prefix=dict(img="val2017/"),
+        test_mode=True,
+        pipeline=test_pipeline,
+        backend_args=backend_args,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type="CocoMetric",
+    ann_file=data_root + "annotations/instances_val2017.json",
+    metric=["bbox", "segm"],
+    format_only=False,
+    backend_args=backend_args,
+)
+test_evaluator = val_evaluator
 
 # ---- schedule: 117,266 annotated images / (8 GPUs x 2) = 7,330 iterations per epoch
 max_epochs = 36
@@ -37,4 +88,24 @@ optim_wrapper = dict(
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 # ---- bookkeeping: one checkpoint per epoch; the last three and the best are kept
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best="coco/bbox_mAP"))
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="coco/bbox_mAP"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    visualization=dict(type="DetVisualizationHook"),
+)
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
+log_level = "INFO"
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="DetLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+
+# ---- process
+env_cfg = dict(
+    cudnn_benchmark=False,  # images have many sizes
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+load_from = None
+resume = False

@@ -6,14 +6,25 @@ Train      torchrun --nproc-per-node 8 tools/train.py cascade/convnext_b_in22k_3
 Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
 """
 
-_base_ = "./convnext_b_3x.py"
+_base_ = ["../_base_/cascade_mask_rcnn.py", "../_base_/coco_3x.py"]
 
 model = dict(
     backbone=dict(
+        type="ConvNeXt",
+        arch="base",
         drop_path_rate=0.6,
-        init_cfg=dict(checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_base_22k_224.pth"),
+        layer_scale_init_value=1.0,
+        init_cfg=dict(
+            type="Pretrained", checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_base_22k_224.pth"
+        ),
     ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
 )
 
-# Half the rate of the ImageNet-1K model.
-optim_wrapper = dict(optimizer=dict(lr=1e-4))
+# Stage 2 has 27 blocks, so num_layers = 3 + 27 / 3 = 12; the stem trains at 0.8^13 = 0.05 of the heads' rate.
+# The rate is half that of the ImageNet-1K model.
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.8),
+)

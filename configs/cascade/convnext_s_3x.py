@@ -6,15 +6,24 @@ Train      torchrun --nproc-per-node 8 tools/train.py cascade/convnext_s_3x --la
 Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
 """
 
-_base_ = "./convnext_t_3x.py"
+_base_ = ["../_base_/cascade_mask_rcnn.py", "../_base_/coco_3x.py"]
 
 model = dict(
     backbone=dict(
+        type="ConvNeXt",
         arch="small",
         drop_path_rate=0.6,
-        init_cfg=dict(checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_small_1k_224.pth"),
+        layer_scale_init_value=1.0,
+        init_cfg=dict(
+            type="Pretrained", checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_small_1k_224.pth"
+        ),
     ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
 )
 
 # Stage 2 has 27 blocks, so num_layers = 3 + 27 / 3 = 12; the stem trains at 0.7^13 = 0.01 of the heads' rate.
-optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.7))
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4),
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.7),
+)

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN, ConvNeXt-T, COCO 3x: the recipe that the larger models change in a few lines.
+"""Cascade Mask R-CNN, ConvNeXt-T, COCO 3x.
 
 Paper      Table 3: box AP 50.4, mask AP 43.7; 741 GMACs at 1280x800; 86 M parameters
 Pretrained ImageNet-1K, 224 pixels
@@ -6,11 +6,10 @@ Train      torchrun --nproc-per-node 8 tools/train.py cascade/convnext_t_3x --la
 Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
 """
 
-_base_ = ["../_base_/cascade_mask_rcnn.py", "../_base_/coco_3x_layer_decay.py"]
+_base_ = ["../_base_/cascade_mask_rcnn.py", "../_base_/coco_3x.py"]
 
 model = dict(
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch="tiny",
         drop_path_rate=0.4,
@@ -23,4 +22,8 @@ model = dict(
 )
 
 # Stage 2 has 9 blocks, so num_layers = 3 + 9 / 3 = 6; the stem trains at 0.7^7 = 0.08 of the heads' rate.
-optim_wrapper = dict(optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=0.7))
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4),
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.7),
+)

@@ -9,5 +9,19 @@ Status     same recipe, not released
 
 _base_ = ["../_base_/cascade_mask_rcnn.py", "../_base_/coco_3x.py"]
 
-# The backbone comes from mmdet's base, with its stem, first stage and batch statistics frozen. AdamW at 1e-4
-# without layer decay is the recipe of the Swin baselines, from whose paper the table takes this row.
+# Stem, first stage and batch statistics are frozen. AdamW at 1e-4 without layer decay is the recipe of the
+# Swin baselines, from whose paper the table takes this row.
+model = dict(
+    backbone=dict(
+        type="ResNet",
+        depth=50,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        frozen_stages=1,
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=True,
+        style="pytorch",
+        init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"),
+    ),
+    neck=dict(in_channels=[256, 512, 1024, 2048]),
+)

@@ -24,7 +24,6 @@ model = dict(
     # that starts from random weights answers with 1000 times the gradient (docs/faq.md).
     data_preprocessor=dict(pad_value=1.0),
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
         # The released initialisation (std 0.02) suits wider nets; narrow ones start more slowly with it.

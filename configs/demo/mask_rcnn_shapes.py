@@ -5,15 +5,16 @@ Train    tools/train.py configs/demo/mask_rcnn_shapes.py
 Expect   box AP above 0.70, box and mask AP50 above 0.92 on the validation scenes
 """
 
-_base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py", "mmdet::_base_/default_runtime.py"]
+_base_ = "../_base_/mask_rcnn.py"
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
+default_scope = "mmdet"
 
-# ---- model: mmdet's Mask R-CNN with a quarter of its channels; 2.4 M parameters, half in the backbone
+# ---- model: a quarter of the channels; 2.4 M parameters, half in the backbone. Types as in mmdet
 dims = [32, 64, 128, 256]
 num_classes = 3
 model = dict(
+    data_preprocessor=dict(type="DetDataPreprocessor"),
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
         # The released initialisation (std 0.02) suits wider networks; narrow ones start more slowly with it.
@@ -21,20 +22,24 @@ model = dict(
     ),
     neck=dict(in_channels=dims, out_channels=64),
     # The shapes span 25 to 80 pixels: anchors start at 4 * 4 = 16 pixels, where COCO's start at 32.
-    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
+    rpn_head=dict(type="RPNHead", in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes),
+        bbox_roi_extractor=dict(type="SingleRoIExtractor", out_channels=64),
+        bbox_head=dict(
+            type="Shared2FCBBoxHead", in_channels=64, fc_out_channels=256, num_classes=num_classes
+        ),
+        mask_roi_extractor=dict(type="SingleRoIExtractor", out_channels=64),
+        mask_head=dict(
+            type="FCNMaskHead", num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes
+        ),
     ),
-    # Scenes have at most seven shapes, so fewer proposals are enough.
+    # Scenes have at most seven shapes, so fewer proposals are enough; those without area are dropped.
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=100),
+        rpn_proposal=dict(nms_pre=200, max_per_img=100, min_bbox_size=0),
         rcnn=dict(sampler=dict(num=64)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100, min_bbox_size=0), rcnn=dict(max_per_img=30)),
 )
 
 # ---- data
@@ -115,8 +120,24 @@ param_scheduler = [
 
 # ---- bookkeeping
 default_hooks = dict(
-    logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=max_iters),
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=20),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max_iters),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    visualization=dict(type="DetVisualizationHook"),
 )
-log_processor = dict(by_epoch=False, window_size=20)
+log_processor = dict(type="LogProcessor", by_epoch=False, window_size=20)
+log_level = "INFO"
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="DetLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+
+# ---- process
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+load_from = None
+resume = False
 randomness = dict(seed=0)

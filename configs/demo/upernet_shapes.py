@@ -5,7 +5,7 @@ Train    tools/train.py configs/demo/upernet_shapes.py
 Expect   mIoU above 0.85 on the validation scenes
 """
 
-_base_ = ["mmseg::_base_/models/upernet_convnext.py", "mmseg::_base_/default_runtime.py"]
+_base_ = "../_base_/upernet.py"
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
 default_scope = "mmseg"
 
@@ -16,18 +16,28 @@ num_classes = 4  # the background and three shapes
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
         # The released initialisation (std 0.02) suits wider networks; narrow ones start more slowly with it.
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], nonlinearity="linear"),
     ),
     decode_head=dict(
-        in_channels=dims, channels=48, num_classes=num_classes, norm_cfg=None, dropout_ratio=0.0
+        type="UPerHead",
+        in_channels=dims,
+        channels=48,
+        num_classes=num_classes,
+        norm_cfg=None,
+        dropout_ratio=0.0,
     ),
     auxiliary_head=dict(
-        in_channels=dims[2], channels=48, num_classes=num_classes, norm_cfg=None, dropout_ratio=0.0
+        type="FCNHead",
+        in_channels=dims[2],
+        channels=48,
+        num_classes=num_classes,
+        norm_cfg=None,
+        dropout_ratio=0.0,
     ),
+    test_cfg=dict(_delete_=True, mode="whole"),  # scenes are no larger than the crop
 )
 
 # ---- data
@@ -94,4 +104,17 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=max_iters),
 )
 log_processor = dict(by_epoch=False, window_size=20)
+log_level = "INFO"
+vis_backends = [dict(type="LocalVisBackend")]
+visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+tta_model = dict(type="SegTTAModel")
+
+# ---- process
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+load_from = None
+resume = False
 randomness = dict(seed=0)

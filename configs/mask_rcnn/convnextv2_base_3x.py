@@ -1,4 +1,4 @@
-"""Mask R-CNN, ConvNeXt V2-B, COCO 3x: the recipe that tiny and atto change in a few lines.
+"""Mask R-CNN, ConvNeXt V2-B, COCO 3x.
 
 Paper      V2 Table 6 (published): box AP 52.9, mask AP 46.6; 486 GMACs at 1280x800
 Pretrained ImageNet-1K by FCMAE, without labels, 224 pixels (appendix A.3)
@@ -12,7 +12,7 @@ and does not state the best. Ours: 0.95 and 0.4, as in V1's Mask R-CNN and mmdet
 table has 52.9 and 46.4; warm-up, epochs of the steps, fp16 and test scale (1333, 800) of V1; linear soft-NMS.
 """
 
-_base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x_layer_decay.py"]
+_base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x.py"]
 
 # ---- data: A.3. Images are resized to 1024 x 0.1 to 2.0, cropped to 1024x1024 and padded to it
 crop_size = (1024, 1024)
@@ -38,7 +38,6 @@ auto_scale_lr = dict(base_batch_size=32)
 model = dict(
     data_preprocessor=dict(batch_augments=[dict(type="BatchFixedSizePad", size=crop_size, pad_mask=True)]),
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch="base",
         use_grn=True,  # V2; GRN replaces the layer scale
@@ -54,4 +53,8 @@ model = dict(
 
 # Decay is ours, within the sweep. Groups of three blocks, as in V2's fine-tuning on ImageNet (A.2): stage 2
 # has 27, so num_layers = 3 + 27 / 3 = 12; the stem trains at 0.95^13 = 0.51 of the heads' rate.
-optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.95),
+)

@@ -7,11 +7,10 @@ Cost       36 epochs x 7,330 iterations of 8 GPUs x 2 images, fp16
 Status     ours: the paper has it on ImageNet only. Recipe of ConvNeXt-T, pyramid of ViTDet. Not trained here.
 """
 
-_base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x_layer_decay.py"]
+_base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x.py"]
 
 model = dict(
     backbone=dict(
-        _delete_=True,
         type="IsotropicConvNeXt",
         arch="isotropic_small",  # without layer scale, like its weights
         drop_path_rate=0.4,
@@ -26,4 +25,8 @@ model = dict(
 
 # 18 blocks, so num_layers = 18 / 3 = 6; the stem trains at 0.95^7 = 0.70 of the heads'
 # rate, as in ConvNeXt-T.
-optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.95),
+)

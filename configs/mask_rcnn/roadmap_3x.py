@@ -11,7 +11,7 @@ docs/roadmap.md has the steps and their costs. Batch norms keep their pretrained
 at two images per GPU; from random weights train with --cfg-options model.backbone.norm_eval=False.
 """
 
-_base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x_layer_decay.py"]
+_base_ = ["../_base_/mask_rcnn.py", "../_base_/coco_3x.py"]
 
 from convnext_dense.models.roadmap import resolve_step  # noqa: E402  (mmengine wants _base_ before any import)
 
@@ -22,7 +22,6 @@ public_weights = dict(
 )
 model = dict(
     backbone=dict(
-        _delete_=True,
         type="Roadmap",
         step=step,
         drop_path_rate=0.4,
@@ -34,5 +33,9 @@ model = dict(
 )
 
 # As for ConvNeXt-T. The number of groups follows from the depths, which differ only at resnet50.
-optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.95),
+)
 work_dir = f"work_dirs/roadmap_3x_{step}"  # one folder per step

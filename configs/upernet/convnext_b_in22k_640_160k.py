@@ -6,11 +6,11 @@ Train      torchrun --nproc-per-node 8 tools/train.py upernet/convnext_b_in22k_6
 Cost       160,000 iterations of 8 GPUs x 2 images, fp16
 """
 
-_base_ = ["../_base_/ade20k_160k_640.py", "../_base_/ade20k_160k_layer_decay.py"]
+_base_ = ["../_base_/upernet.py", "../_base_/ade20k_160k_640.py"]
 
 model = dict(
+    data_preprocessor=dict(size=(640, 640)),
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch="base",
         drop_path_rate=0.4,
@@ -21,7 +21,12 @@ model = dict(
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),
+    test_cfg=dict(crop_size=(640, 640), stride=(426, 426)),  # 640 x 2 / 3 = 426
 )
 
 # Stage 2 has 27 blocks, so num_layers = 3 + 27 / 3 = 12; stage i trains at 0.9^(12 - i) of the heads' rate,
 # stem and downsampling layers at 0.9^13 = 0.25.
+optim_wrapper = dict(
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="stage_wise", decay_rate=0.9),
+)

@@ -1,4 +1,4 @@
-"""UperNet, ConvNeXt-T, ADE20K 160k at 512 pixels: the recipe that S and B change in a few lines.
+"""UperNet, ConvNeXt-T, ADE20K 160k at 512 pixels.
 
 Paper      Table 4: mIoU 46.0 at one scale, 46.7 at several + flip; 939 GMACs at 512x2048; 60 M parameters
 Pretrained ImageNet-1K, 224 pixels
@@ -6,11 +6,10 @@ Train      torchrun --nproc-per-node 8 tools/train.py upernet/convnext_t_512_160
 Cost       160,000 iterations of 8 GPUs x 2 images, fp16
 """
 
-_base_ = ["../_base_/ade20k_160k_512.py", "../_base_/ade20k_160k_layer_decay.py"]
+_base_ = ["../_base_/upernet.py", "../_base_/ade20k_160k_512.py"]
 
 model = dict(
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch="tiny",
         drop_path_rate=0.4,
@@ -25,3 +24,7 @@ model = dict(
 
 # Stage 2 has 9 blocks, so num_layers = 3 + 9 / 3 = 6; stage i trains at 0.9^(6 - i) of the heads' rate,
 # stem and downsampling layers at 0.9^7 = 0.48.
+optim_wrapper = dict(
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="stage_wise", decay_rate=0.9),
+)

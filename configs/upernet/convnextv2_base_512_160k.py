@@ -1,4 +1,4 @@
-"""UperNet, ConvNeXt V2-B, ADE20K 160k at 512 pixels: the recipe that tiny changes in a few lines.
+"""UperNet, ConvNeXt V2-B, ADE20K 160k at 512 pixels.
 
 Paper      V2 Table 7 (published): mIoU 52.1 at several scales; 1170 GMACs at 512x2048; 122 M parameters
 Pretrained ImageNet-1K by FCMAE, then fine-tuned with labels, 224 pixels (appendix A.4)
@@ -12,11 +12,10 @@ path over {0.1, 0.2, 0.3, 0.4} and does not state the best. Ours: 1e-4, 0.9 and 
 fp16, windows at one scale, whole images and flip at several, of V1.
 """
 
-_base_ = ["../_base_/ade20k_160k_512.py", "../_base_/ade20k_160k_layer_decay.py"]
+_base_ = ["../_base_/upernet.py", "../_base_/ade20k_160k_512.py"]
 
 model = dict(
     backbone=dict(
-        _delete_=True,
         type="ConvNeXt",
         arch="base",
         use_grn=True,  # V2; GRN replaces the layer scale
@@ -33,7 +32,10 @@ model = dict(
 # A.4 says "layer-wise", where V1 was stage-wise. Decay is ours, within the sweep. Groups of three blocks, as
 # in V2's fine-tuning on ImageNet (A.2): stage 2 has 27, so num_layers = 3 + 27 / 3 = 12; the stem trains at
 # 0.9^13 = 0.25 of the heads' rate.
-optim_wrapper = dict(paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.9))
+optim_wrapper = dict(
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.9),
+)
 
 # ---- several scales (A.4) and flip (ours)
 ratios = (0.75, 0.875, 1.0, 1.125, 1.25)

@@ -7,13 +7,12 @@ Cost       160,000 iterations of 8 GPUs x 2 images, fp16
 Status     ours: the paper has it on ImageNet only. Recipe of ConvNeXt-T, pyramid of ViTDet. Not trained here.
 """
 
-_base_ = ["../_base_/ade20k_160k_512.py", "../_base_/ade20k_160k_layer_decay.py"]
+_base_ = ["../_base_/upernet.py", "../_base_/ade20k_160k_512.py"]
 
 model = dict(
     # Test images are padded to the stem's stride, so that no pixel is lost; training crops need no padding.
     data_preprocessor=dict(test_cfg=dict(size_divisor=16)),
     backbone=dict(
-        _delete_=True,
         type="IsotropicConvNeXt",
         arch="isotropic_small",  # without layer scale, like its weights
         drop_path_rate=0.4,
@@ -29,4 +28,7 @@ model = dict(
 
 # By depth, because a single stage cannot decay stage by stage. 18 blocks, so num_layers = 18 / 3 = 6; the
 # stem trains at 0.9^7 = 0.48 of the heads' rate, as in ConvNeXt-T.
-optim_wrapper = dict(paramwise_cfg=dict(decay_type="layer_wise"))
+optim_wrapper = dict(
+    constructor="LayerDecayOptimWrapperConstructor",
+    paramwise_cfg=dict(decay_type="layer_wise", decay_rate=0.9),
+)

@@ -7,11 +7,11 @@ Cost       160,000 iterations of 8 GPUs x 2 images, fp32
 Status     same recipe, not released
 """
 
-_base_ = ["../_base_/ade20k_160k_640.py", "../_base_/ade20k_160k_swin.py"]
+_base_ = ["../_base_/upernet.py", "../_base_/ade20k_160k_640.py"]
 
 model = dict(
+    data_preprocessor=dict(size=(640, 640)),
     backbone=dict(
-        _delete_=True,
         type="SwinTransformer",
         embed_dims=128,
         depths=(2, 2, 18, 2),
@@ -25,4 +25,17 @@ model = dict(
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),
+    test_cfg=dict(crop_size=(640, 640), stride=(426, 426)),  # 640 x 2 / 3 = 426
+)
+
+# As released: fp32, one rate for all layers, and no weight decay for these parts.
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(lr=6e-5, weight_decay=0.01),
+    paramwise_cfg=dict(
+        custom_keys={
+            part: dict(decay_mult=0.0)
+            for part in ("absolute_pos_embed", "relative_position_bias_table", "norm")
+        }
+    ),
 )

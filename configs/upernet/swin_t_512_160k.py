@@ -6,11 +6,10 @@ Train      torchrun --nproc-per-node 8 tools/train.py upernet/swin_t_512_160k --
 Cost       160,000 iterations of 8 GPUs x 2 images, fp32
 """
 
-_base_ = ["../_base_/ade20k_160k_512.py", "../_base_/ade20k_160k_swin.py"]
+_base_ = ["../_base_/upernet.py", "../_base_/ade20k_160k_512.py"]
 
 model = dict(
     backbone=dict(
-        _delete_=True,
         type="SwinTransformer",
         embed_dims=96,
         depths=(2, 2, 6, 2),
@@ -24,4 +23,16 @@ model = dict(
     ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
+)
+
+# As released: fp32, one rate for all layers, and no weight decay for these parts.
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(lr=6e-5, weight_decay=0.01),
+    paramwise_cfg=dict(
+        custom_keys={
+            part: dict(decay_mult=0.0)
+            for part in ("absolute_pos_embed", "relative_position_bias_table", "norm")
+        }
+    ),
 )
