@@ -9,11 +9,10 @@ _base_ = "../_base_/mask_rcnn.py"
 custom_imports = dict(imports=["convnext_dense.mm"], allow_failed_imports=False)
 default_scope = "mmdet"
 
-# ---- model: a quarter of the channels; 2.4 M parameters, half in the backbone. Types as in mmdet
+# ---- model: a quarter of the channels; 2.4 M parameters, half in the backbone
 dims = [32, 64, 128, 256]
 num_classes = 3
 model = dict(
-    data_preprocessor=dict(type="DetDataPreprocessor"),
     backbone=dict(
         type="ConvNeXt",
         arch=dict(depths=[1, 1, 3, 1], dims=dims),
@@ -22,16 +21,12 @@ model = dict(
     ),
     neck=dict(in_channels=dims, out_channels=64),
     # The shapes span 25 to 80 pixels: anchors start at 4 * 4 = 16 pixels, where COCO's start at 32.
-    rpn_head=dict(type="RPNHead", in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(type="SingleRoIExtractor", out_channels=64),
-        bbox_head=dict(
-            type="Shared2FCBBoxHead", in_channels=64, fc_out_channels=256, num_classes=num_classes
-        ),
-        mask_roi_extractor=dict(type="SingleRoIExtractor", out_channels=64),
-        mask_head=dict(
-            type="FCNMaskHead", num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes
-        ),
+        bbox_roi_extractor=dict(out_channels=64),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=64),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=num_classes),
     ),
     # Scenes have at most seven shapes, so fewer proposals are enough; those without area are dropped.
     train_cfg=dict(

@@ -22,20 +22,10 @@ model = dict(
         init_cfg=dict(type="Kaiming", layer=["Conv2d", "Linear"], nonlinearity="linear"),
     ),
     decode_head=dict(
-        type="UPerHead",
-        in_channels=dims,
-        channels=48,
-        num_classes=num_classes,
-        norm_cfg=None,
-        dropout_ratio=0.0,
+        in_channels=dims, channels=48, num_classes=num_classes, norm_cfg=None, dropout_ratio=0.0
     ),
     auxiliary_head=dict(
-        type="FCNHead",
-        in_channels=dims[2],
-        channels=48,
-        num_classes=num_classes,
-        norm_cfg=None,
-        dropout_ratio=0.0,
+        in_channels=dims[2], channels=48, num_classes=num_classes, norm_cfg=None, dropout_ratio=0.0
     ),
     test_cfg=dict(_delete_=True, mode="whole"),  # scenes are no larger than the crop
 )
