@@ -40,7 +40,7 @@ def _config(name: str):
 
 
 def config(name: str):
-    """A copy of a recipe's mmengine ``Config``; reading one takes half a second."""
+    """A copy of a recipe's mmengine ``Config``, which is read once."""
     return copy.deepcopy(_config(name))
 
 

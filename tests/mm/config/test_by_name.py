@@ -6,6 +6,7 @@ from mmengine.config import Config
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.by_name import find_recipes_in_mmengine, recipe_file
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.recipes import config_path, configs_root
 
 
@@ -28,6 +29,19 @@ def test_a_child_inherits_a_recipe(bases, tmp_path):
     assert cfg.model == recipe.model and cfg.optim_wrapper == recipe.optim_wrapper
     assert Config.fromfile(child).model == cfg.model  # mmengine alone, after `import convnext_dense.mm`
     assert load_config(name).train_dataloader == recipe.train_dataloader
+
+
+def test_a_child_adds_its_backbone_to_two_bases(tmp_path):
+    child = tmp_path / "child.py"
+    child.write_text(
+        "_base_ = ['convnext_dense::_base_/mask_rcnn.py', 'convnext_dense::_base_/coco_3x.py']\n"
+        "dims = [40, 80, 160, 320]\n"
+        "model = dict(backbone=dict(type='ConvNeXt', arch='atto'), neck=dict(in_channels=dims))\n"
+    )
+    cfg, recipe = load_config(str(child)), load_config("mask_rcnn/convnext_t_3x")
+    assert cfg.train_dataloader == recipe.train_dataloader
+    neck = build_on_meta(cfg).neck
+    assert [conv.in_channels for conv in neck.lateral_convs] == [40, 80, 160, 320]
 
 
 def test_other_packages_are_found_as_before_and_once():
