@@ -13,15 +13,25 @@ RUNNER = (
 OTHERS = (
     *("custom_imports", "data_root", "metainfo", "train_pipeline", "test_pipeline", "tta_model"),
     *("tta_pipeline", "vis_backends", "find_unused_parameters", "model_wrapper_cfg", "runner_type"),
+    "load_strict",
 )
 SETTINGS = frozenset(RUNNER + OTHERS)
+# What files of `configs/` name for their own use. mmengine keeps it in the config, and nobody reads it there.
+VARIABLES = frozenset(
+    (
+        *("annotations", "backend_args", "box_stages", "channels", "crop", "crop_size", "dataset", "dims"),
+        *("extractor", "ignore_index", "image", "longer_side", "max_epochs", "max_iters", "norm_cfg"),
+        *("num_classes", "part", "public_weights", "ratios", "resize", "scale", "shorter_side", "size"),
+        *("step", "workers"),
+    )
+)
 
 Entries = dict[str, str]
 """Dotted path -> the value as Python writes it, so that 1 and 1.0, or a list and a tuple, are two values."""
 
 
 def entries(cfg: Mapping) -> Entries:
-    """Entries of ``cfg`` below the keys of ``SETTINGS``, without the marks of inheritance, ``_scope_``."""
+    """Entries of ``cfg`` below the top-level keys of ``SETTINGS``."""
     settings = {key: value for key, value in cfg.items() if key in SETTINGS}
     return dict(sorted(_walk("", settings)))
 
@@ -29,7 +39,7 @@ def entries(cfg: Mapping) -> Entries:
 def _walk(path: str, node: object) -> Iterator[tuple[str, str]]:
     """Yield path and value of every leaf. A list or tuple without mappings, however deep, is a leaf."""
     if isinstance(node, Mapping):
-        inner = [(key, value) for key, value in node.items() if key != "_scope_"]
+        inner = list(node.items())
     elif isinstance(node, list | tuple) and _has_mapping(node):
         inner = list(enumerate(node))
     else:

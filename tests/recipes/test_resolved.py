@@ -8,15 +8,15 @@ Compared is what something reads: the keys that mmengine's runner takes from a c
 tools, mmengine, the toolboxes' inference or a child config read by name (``SETTINGS`` of
 ``tests/helpers/resolved.py``). Left out:
 
-- variables that help a file to state its settings, such as ``crop_size``, ``ratios``, ``max_iters`` or
-  ``backend_args``: mmengine keeps them in the config, and nobody reads them there;
+- ``VARIABLES`` of the same file, such as ``crop_size``, ``ratios`` or ``max_iters``: they help a config to
+  state its settings, and nobody reads them afterwards;
 - a top-level ``data_preprocessor``: the runner reads it only for a model that has none, and each has one;
-- ``_scope_``, which inheritance from a toolbox writes into every mapping, and which is the default scope;
 - the order of keys, which decides nothing: hooks are ordered by priority, steps of a pipeline are a list.
 
-The list was written when the bases were still mmdet's and mmseg's, and changed once since: the types of the
-demos' heads, RoI extractors and data preprocessor became this package's, as in all other recipes. In float32
-they compute the same numbers, which ``tests/numerics`` proves.
+The list was written when the bases were still mmdet's and mmseg's (without ``_scope_``, which mmengine then
+wrote into every mapping, and which was the default scope). It changed once since: the types of the demos'
+heads, RoI extractors and data preprocessor became this package's, as in all other recipes. In float32 they
+compute the same numbers, which ``tests/numerics`` proves.
 """
 
 import functools
@@ -28,11 +28,10 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 from repository import ASSETS
-from resolved import RUNNER, Entries, differences, entries, grouped, ungrouped
+from resolved import RUNNER, SETTINGS, VARIABLES, Entries, differences, entries, grouped, ungrouped
 
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.recipes import list_configs
-from convnext_dense.support.nested import mappings
 
 ASSET = ASSETS / "resolved_recipes.json"
 
@@ -60,11 +59,17 @@ def test_a_recipe_resolves_to_the_listed_entries(name):
 
 
 @pytest.mark.parametrize("name", list_configs())
-def test_what_is_left_out_decides_nothing(name):
-    cfg = recipe(name)
-    assert cfg.model.get("data_preprocessor")
-    scopes = [node["_scope_"] for _, node in mappings(cfg._cfg_dict) if "_scope_" in node]
-    assert set(scopes) <= {cfg.default_scope}
+def test_every_key_is_a_setting_or_a_variable(name):
+    assert set(recipe(name)) <= SETTINGS | VARIABLES
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_a_model_has_its_own_preprocessor(name):
+    assert recipe(name).model.data_preprocessor.type
+
+
+def test_every_variable_is_used():
+    assert {key for name in list_configs() for key in recipe(name)} >= VARIABLES
 
 
 def test_every_argument_of_the_runner_is_compared():
@@ -73,7 +78,7 @@ def test_every_argument_of_the_runner_is_compared():
 
 
 CONFIG = dict(
-    model=dict(heads=[dict(a=1), dict(a=(1, [2.0]))], neck={}, _scope_="mmdet"),
+    model=dict(heads=[dict(a=1), dict(a=(1, [2.0]))], neck={}),
     resume=False,
     crop_size=(512, 512),
 )
