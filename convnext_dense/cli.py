@@ -7,6 +7,7 @@ import sys
 from convnext_dense import __version__
 from convnext_dense.errors import MissingPackageError
 from convnext_dense.support.command_line import SCRIPT
+from convnext_dense.toolboxes import advice, read_toolboxes
 
 COMMANDS = {  # subcommand -> module of convnext_dense.commands, and its purpose
     "list": ("list_recipes", "print the names of the recipes"),
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         missing = getattr(error, "name", None)
         if missing and missing.split(".")[0] not in _STACK:
             raise
-        needed = f"{name} needs the OpenMMLab stack ({error}): pip install 'convnext_dense[lite]'"
+        needed = f"{name} needs the OpenMMLab stack ({error}): {advice(read_toolboxes())}"
         raise SystemExit(_failed(needed)) from None
     sys.argv = [f"{SCRIPT} {name}", *rest]  # help texts and the resume command show it
     module.main()

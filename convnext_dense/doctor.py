@@ -4,27 +4,29 @@ Packages are probed in separate processes: a broken native library can end
 its process, but not the report.
 """
 
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 
 from convnext_dense.support.system import installed_version
+from convnext_dense.toolboxes import DISTRIBUTIONS, Toolbox, breaks, fault, mixture, read_toolboxes
 
 Status = Literal["ok", "note", "fail"]
 
-# package -> versions that work together; mmdet 3.3 and mmseg 1.2 refuse mmcv 2.2
-SUPPORTED = {
-    "torch": ">=2.6",
-    "mmengine": ">=0.10.4,<0.11",
-    "mmdet": ">=3.3,<3.4",
-    "mmsegmentation": ">=1.2.2,<1.3",
-    "pycocotools": ">=2.0.6",
-}
-MMCV = ">=2.0,<2.2"
+SUPPORTED = {"torch": ">=2.6", "pycocotools": ">=2.0.6"}
+OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+# modules whose distributions have another name
+_PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "skimage": "scikit-image"}
 
 _TORCH = """
 import torch
@@ -34,6 +36,7 @@ print(f"CUDA {torch.version.cuda}, {names or 'no GPU visible'}" if torch.version
 _TORCHVISION = "import torchvision; print(torchvision.__version__)"
 _OPS = "from convnext_dense.mm.mmcv_ext import current_ops; print(current_ops())"
 _ZOO = "import convnext_dense.mm, mmdet.models, mmseg.models; print('mmdet and mmseg import')"
+_MMPRETRAIN = "import convnext_dense.mm, mmpretrain.models; print('imports')"
 _RESUME = """
 import pathlib, tempfile, torch, convnext_dense.mm
 from mmengine.logging import HistoryBuffer
@@ -75,37 +78,40 @@ def check_python(version: tuple[int, ...]) -> Check:
 
 
 def check_version(package: str, version: str | None) -> Check:
-    """Check that the package is installed, in a version that works with the others."""
+    """Check that a package is installed, in a version that works with the others."""
     wanted = SUPPORTED[package]
+    remedy = f"pip install '{package}{wanted}'"
     if version is None:
-        return Check(package, "fail", "not installed", "pip install 'convnext_dense[lite]'")
+        return Check(package, "fail", "not installed", remedy)
     if version not in SpecifierSet(wanted, prereleases=True):
-        return Check(package, "fail", f"{version}, needs {wanted}", f"pip install '{package}{wanted}'")
+        return Check(package, "fail", f"{version}, needs {wanted}", remedy)
     return Check(package, "ok", version)
 
 
-def check_mmcv(full: str | None, lite: str | None) -> Check:
-    """Check for exactly one of mmcv and mmcv-lite, below 2.2."""
-    if full and lite:
-        remedy = (
-            "pip uninstall -y mmcv mmcv-lite, then pip install 'mmcv-lite==2.1.0' (and `make ops` to compile)"
-        )
-        return Check("mmcv", "fail", f"mmcv {full} and mmcv-lite {lite} overwrite each other", remedy)
-    name, version = ("mmcv", full) if full else ("mmcv-lite", lite)
-    if version is None:
-        return Check("mmcv", "fail", "not installed", "pip install 'mmcv-lite==2.1.0'")
-    if version not in SpecifierSet(MMCV):
-        remedy = f"mmdet and mmseg refuse it: pip install '{name}==2.1.0'"
-        return Check("mmcv", "fail", f"{name} {version}, needs {MMCV}", remedy)
-    return Check("mmcv", "ok", f"{name} {version}")
+def check_toolboxes(boxes: Mapping[str, Toolbox]) -> list[Check]:
+    """Check each toolbox of OpenMMLab by its metadata, and that all are of one line."""
+    checks = []
+    for box in boxes.values():
+        wrong = fault(box, boxes)
+        if wrong:
+            checks.append(Check(box.module, "note" if box.checkout else "fail", *wrong))
+        elif not box.absent:
+            mended = breaks(box)
+            detail = f"{box} (mended here: {'; '.join(mended)})" if mended else str(box)
+            checks.append(Check(box.module, "ok", detail))
+    mixed = mixture(boxes)
+    return [*checks, Check("toolboxes", "fail", *mixed)] if mixed else checks
 
 
-def check_setuptools(version: str | None) -> Check:
-    """Check setuptools: mmengine finds configs such as ``mmdet::...`` through pkg_resources."""
-    if version is None or version not in SpecifierSet("<82"):
-        detail = f"{version or 'not installed'}; mmengine needs pkg_resources, which 82 removed"
-        return Check("setuptools", "fail", detail, "pip install 'setuptools<81'")
-    return Check("setuptools", "ok", version)
+def check_opencv(versions: Mapping[str, str | None]) -> Check | None:
+    """Check that OpenCV's distributions, which all install ``cv2``, have one version; ``None`` if so."""
+    found = {name: version for name, version in versions.items() if version}
+    if len(set(found.values())) < 2:
+        return None
+    pairs = " and ".join(f"{name} {version}" for name, version in found.items())
+    name, version = next(iter(found.items()))
+    remedy = f"pip install --force-reinstall --no-deps {name}=={version}"
+    return Check("opencv", "note", f"{pairs} overwrite each other's files", remedy)
 
 
 def check_gpus() -> Check:
@@ -129,18 +135,33 @@ def check_ops() -> Check:
     """Report which kernels serve RoIAlign and NMS."""
     good, line = probe(_OPS)
     if not good:
-        return Check("RoIAlign, NMS", "fail", line, "fix the lines above first")
+        return Check("RoIAlign, NMS", "fail", line, _after_import_error(line))
     if line == "mmcv compiled":
         return Check("RoIAlign, NMS", "ok", line)
-    return Check("RoIAlign, NMS", "ok", f"{line} (mmcv's other ops need `make ops`)")
+    return Check("RoIAlign, NMS", "ok", f"{line} (mmcv's other ops need `convnext-dense ops`)")
 
 
-def check_toolboxes() -> Check:
+def check_imports() -> Check:
     """Check that mmdet and mmseg can be imported with our ops."""
     good, line = probe(_ZOO)
-    return Check(
-        "mmdet, mmseg", *(("ok", line) if good else ("fail", line, "pip install 'convnext_dense[lite]'"))
-    )
+    return Check("mmdet, mmseg", *(("ok", line) if good else ("fail", line, _after_import_error(line))))
+
+
+def check_mmpretrain(installed: bool) -> Check | None:
+    """Check that the optional mmpretrain can be imported, if it is installed."""
+    good, line = probe(_MMPRETRAIN) if installed else (True, "")
+    if good:
+        return None
+    remedy = "pip install 'transformers<5' if that is what it misses; only mmpretrain's models need it"
+    return Check("mmpretrain", "note", f"does not import: {line}", remedy)
+
+
+def _after_import_error(line: str) -> str:
+    """The remedy for the last line of a failed import."""
+    missing = re.search(r"No module named '(\w+)", line)
+    if missing and missing[1] not in DISTRIBUTIONS:
+        return f"pip install {_PACKAGES.get(missing[1], missing[1])}"
+    return "fix the lines above first"
 
 
 def check_resume() -> Check:
@@ -153,17 +174,20 @@ def check_resume() -> Check:
 
 def run_checks() -> list[Check]:
     """Run all checks, the slow probes in parallel."""
-    now: list[Check] = [check_python(sys.version_info[:3])]
+    boxes = read_toolboxes()
+    now: list[Check | None] = [check_python(sys.version_info[:3])]
     now += [check_version(package, installed_version(package)) for package in SUPPORTED]
-    now.append(check_mmcv(installed_version("mmcv"), installed_version("mmcv-lite")))
-    now.append(check_setuptools(installed_version("setuptools")))
+    now += check_toolboxes(boxes)
+    now.append(check_opencv({name: installed_version(name) for name in OPENCV}))
     vision = installed_version("torchvision")
-    probes: list[Callable[[], Check]] = [
+    probes: list[Callable[[], Check | None]] = [
         check_gpus,
         lambda: check_torchvision(vision),
         check_ops,
-        check_toolboxes,
+        check_imports,
+        lambda: check_mmpretrain(not boxes["mmpretrain"].absent),
         check_resume,
     ]
     with ThreadPoolExecutor() as pool:
-        return now + [future.result() for future in [pool.submit(check) for check in probes]]
+        now += [future.result() for future in [pool.submit(check) for check in probes]]
+    return [check for check in now if check]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convnext_dense.errors import ArgumentError
+from convnext_dense.toolboxes import advice, read_toolboxes
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -57,11 +58,11 @@ def get_config(name: str) -> "Config":
 
     Raises:
         ValueError: an unknown name; similar names are listed.
-        ImportError: mmengine is not installed (extras ``lite`` or ``full``).
+        ImportError: mmengine is not installed.
     """
     path = config_path(name)
     try:
         from mmengine.config import Config
     except ImportError as error:
-        raise ImportError("recipes need mmengine: pip install 'convnext_dense[lite]'") from error
+        raise ImportError(f"recipes need mmengine: {advice(read_toolboxes())}") from error
     return Config.fromfile(path)

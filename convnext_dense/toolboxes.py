@@ -53,6 +53,23 @@ SUPPORTED: dict[Line, dict[str, str]] = {
 }
 
 
+class Break(NamedTuple):
+    """What is known to break in some versions of a toolbox, and is mended by ``convnext_dense.mm``."""
+
+    module: str
+    line: Line
+    versions: str
+    text: str
+
+
+BREAKS = (
+    Break("mmengine", "official", "<=0.10.7", "resume with torch 2.6 and newer"),
+    Break("mmengine", "official", "<=0.10.7", "configs as `mmdet::...` without pkg_resources"),
+    Break("mmengine", "onedl", "<=0.10.12", "configs as `mmseg::...`"),
+    Break("mmengine", "onedl", "<=0.10.12", "reading checkpoints without running code in them"),
+)
+
+
 class Distribution(NamedTuple):
     """An installed distribution of a toolbox, such as ``onedl-mmcv 2.3.6``."""
 
@@ -210,13 +227,21 @@ def line_of(boxes: Mapping[str, Toolbox]) -> Line | None:
     return "onedl" if count["onedl"] >= count["official"] else "official"
 
 
+def breaks(box: Toolbox) -> list[str]:
+    """What is known to break in this version, and is mended by importing ``convnext_dense.mm``."""
+    known = [row for row in BREAKS if (row.module, row.line) == (box.module, box.line)]
+    return [row.text for row in known if _fits(box.version, row.versions)]
+
+
 def advice(boxes: Mapping[str, Toolbox]) -> str:
     """The command that mends a mixture, or installs what is missing and replaces nothing that is there."""
-    mixed = mixture(boxes)
     missing = [module for module in REQUIRED if boxes[module].absent]
-    if mixed or not missing:
-        return mixed.remedy if mixed else "convnext-dense doctor says what is wrong"
-    return _install(missing, line_of(boxes))
+    if mixed := mixture(boxes):
+        return mixed.remedy
+    if missing:
+        return _install(missing, line_of(boxes))
+    wrong = [fault(box, boxes) for box in boxes.values()]
+    return next((each.remedy for each in wrong if each), "convnext-dense doctor says what is wrong")
 
 
 def mixture(boxes: Mapping[str, Toolbox]) -> Fault | None:
@@ -252,6 +277,12 @@ def fault(box: Toolbox, boxes: Mapping[str, Toolbox]) -> Fault | None:
     if line is None or _fits(box.version, SUPPORTED[line][box.module]):
         return None
     return Fault(f"{box}, needs {SUPPORTED[line][box.module]}", _other_version(box, line))
+
+
+def faults(boxes: Mapping[str, Toolbox]) -> list[Fault]:
+    """All that is wrong: the mixture if there is one, then each toolbox by itself."""
+    found = [mixture(boxes), *(fault(box, boxes) for box in boxes.values())]
+    return [each for each in found if each]
 
 
 def _checkout_fault(box: Toolbox) -> Fault | None:
@@ -291,7 +322,13 @@ def _other_version(box: Toolbox, line: Line) -> str:
     return f"pip install '{name}{SUPPORTED[line][box.module]}'"
 
 
-# ------------------------------------------------------------------------------------------- for records
+# ------------------------------------------------------------------------------------ for logs and records
+
+
+def toolbox_line(boxes: Mapping[str, Toolbox] | None = None) -> str:
+    """The toolboxes of this environment in one line, for a log."""
+    boxes = read_toolboxes() if boxes is None else boxes
+    return "; ".join(str(box) for box in boxes.values() if not box.absent) or "none"
 
 
 def toolbox_versions(boxes: Mapping[str, Toolbox] | None = None) -> dict[str, str]:

@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+from environments import environment
 from mmengine.config import Config
 
 from convnext_dense import cli, get_config, list_configs
@@ -52,6 +53,7 @@ def test_without_the_stack_a_command_says_what_to_install(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "mmengine.config", None)
     for name in [name for name in sys.modules if name.startswith("convnext_dense.mm")]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(cli, "read_toolboxes", environment)
     status, said = command("train", "any")
     assert status == 2
     assert said.startswith("error: train needs the OpenMMLab stack")

@@ -12,7 +12,7 @@ OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
 # folder -> folders that it may import; every folder may import `errors`
 ARROWS: dict[str, list[str]] = {
     "errors": [],
-    "recipes": [],
+    "recipes": ["toolboxes"],
     "support": [],
     "ops": [],
     "toolboxes": [],
@@ -23,7 +23,7 @@ ARROWS: dict[str, list[str]] = {
     "models": ["layers", "support"],
     "checkpoints": ["models", "layers", "support"],
     "results": ["evaluation", "recipes", "support"],
-    "bench": ["models", "layers", "checkpoints", "results", "support"],
+    "bench": ["models", "layers", "checkpoints", "results", "support", "toolboxes"],
     "reports": ["bench", "models", "results", "evaluation", "data", "support"],
     "": ["checkpoints", "models", "recipes"],  # the public names
     # the adapter: its folders may import the core and these
@@ -54,7 +54,7 @@ ARROWS: dict[str, list[str]] = {
     "mm.__main__": ["mm", "mm.engine"],
     # command lines, above all else: they import core and adapter, and `cli` imports them when asked
     "commands": ["mm.apis", "mm.bench", "mm.swap", "mm.config", "mm.engine", "mm.models"],
-    "cli": ["", "commands", "support"],
+    "cli": ["", "commands", "support", "toolboxes"],
     "__main__": ["cli"],
 }
 COMMANDS = ("cli", "commands", "__main__")  # above core and adapter

@@ -18,6 +18,7 @@ from convnext_dense.bench.timing import (
 )
 from convnext_dense.support.system import device_name, versions
 from convnext_dense.support.text_tables import aligned
+from convnext_dense.toolboxes import toolbox_versions
 
 
 def measure(
@@ -96,7 +97,7 @@ def record_of(
         compiled=conditions.compiled,
         device=device_name(conditions.device),
         threads=torch.get_num_threads(),
-        versions=versions(("convnext_dense", "torch", *LIBRARIES)),
+        versions=versions(("convnext_dense", "torch", *LIBRARIES)) | toolbox_versions(),
         repeats=len(shown),
         clock="cuda" if runs.device else "cpu",
         median_ms=_round(median) if median else None,

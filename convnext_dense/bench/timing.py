@@ -30,7 +30,7 @@ HW = tuple[int, int]
 Pass = Literal["inference", "training"]
 PASSES: tuple[Pass, ...] = ("inference", "training")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LIBRARIES = ("timm", "torchvision", "transformers", "mmpretrain", "mmengine", "mmcv", "mmcv-lite", "mmdet")
+LIBRARIES = ("timm", "torchvision", "transformers")  # and the toolboxes
 REPEATS = {"cpu": 5, "cuda": 50}
 _WARM_UPS = {"cuda": 5}  # convolution algorithms are chosen and memory is cached; elsewhere one run
 

@@ -1,4 +1,6 @@
-"""Let mmcv-lite serve detectors: a stand-in for ``mmcv._ext`` over :mod:`convnext_dense.ops`.
+"""Let mmcv without compiled operators serve detectors: a stand-in for ``mmcv._ext`` over our own.
+
+Those are mmcv-lite, and onedl-mmcv as pip builds it: its isolated build has no torch.
 
 ``mmcv.ops`` asks the extension for attributes when it is imported and calls them later. The stand-in has
 the four ops that detectors and segmentors call, and for every other name a function that raises when it is
@@ -22,8 +24,9 @@ from typing import Literal, NoReturn
 from torch import Tensor
 
 from convnext_dense import ops
+from convnext_dense.toolboxes import advice, read_toolboxes
 
-REMEDY = "`make ops` (python tools/build_ops.py) replaces mmcv-lite by mmcv compiled with its ops"
+REMEDY = "`convnext-dense ops` compiles them for this torch"
 
 _EXT = "mmcv._ext"
 _SOFT_NMS_METHODS = ("naive", "linear", "gaussian")  # mmcv passes the position
@@ -36,7 +39,7 @@ def install_ops() -> Literal["mmcv", "torchvision", "portable"]:
     changed then), else the backend of the stand-in.
 
     Raises:
-        ImportError: neither mmcv nor mmcv-lite is installed.
+        ImportError: no mmcv is installed.
     """
     if isinstance(sys.modules.get(_EXT), _StandIn):
         return ops.op_backend()
@@ -65,14 +68,14 @@ def _import_mmcv() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "mmcv":
             raise
-        raise ImportError("mmcv is not installed: `make setup`, or pip install mmcv-lite==2.1.0") from error
+        raise ImportError(f"mmcv is not installed: {advice(read_toolboxes())}") from error
 
 
 def _warn_broken(error: Exception) -> None:
     cause = str(error).strip().splitlines() or [type(error).__name__]
     warnings.warn(
         f"compiled mmcv ops fail to load ({cause[0]}), so they count as absent; most often they were built "
-        "for another torch. `make ops` (python tools/build_ops.py --force) builds them for this one",
+        "for another torch; `convnext-dense ops --force` compiles them for this one",
         stacklevel=3,
     )
 
@@ -97,14 +100,14 @@ class _StandIn(ModuleType):
             raise AttributeError(f"module {_EXT!r} has no attribute {name!r}")
 
         def missing(*args: object, **kwargs: object) -> NoReturn:
-            raise NotImplementedError(f"mmcv op {name!r} needs compiled mmcv, not mmcv-lite: {REMEDY}")
+            raise NotImplementedError(f"mmcv op {name!r} needs mmcv's compiled operators: {REMEDY}")
 
         missing.__name__ = name
         return missing
 
 
 def _not_compiled() -> str:
-    return "n/a (mmcv-lite)"
+    return "n/a (no compiled operators)"
 
 
 def _roi_align_forward(
@@ -150,7 +153,7 @@ def _roi_align_backward(
 
 def _refuse_max(pool_mode: int) -> None:
     if pool_mode == 0:
-        raise NotImplementedError(f"roi_align with pool_mode='max' needs compiled mmcv: {REMEDY}")
+        raise NotImplementedError(f"roi_align with pool_mode='max' needs mmcv's compiled operators: {REMEDY}")
 
 
 def _nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:

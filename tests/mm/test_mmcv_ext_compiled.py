@@ -18,7 +18,7 @@ from convnext_dense.mm.mmcv_ext import _StandIn, install_ops
 from convnext_dense.ops.backend import torchvision_ops
 
 if install_ops() != "mmcv":
-    pytest.skip("needs compiled mmcv: make ops", allow_module_level=True)
+    pytest.skip("needs compiled mmcv: convnext-dense ops", allow_module_level=True)
 
 import mmcv._ext as ext
 import mmcv.ops

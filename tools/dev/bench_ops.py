@@ -114,7 +114,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     ext = compiled_ext() if importlib.util.find_spec("mmcv") else None
-    remark = "" if ext else "; no compiled mmcv to compare with: make ops"
+    remark = "" if ext else "; no compiled mmcv to compare with: convnext-dense ops"
     print(
         f"torch {torch.__version__}, {args.threads} CPU threads, float32, ours: {ops.op_backend('cpu')}; "
         f"medians of {args.repeats}{remark}"

@@ -37,18 +37,9 @@ from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.results.records import append_record, find_record
 from convnext_dense.support.system import device_name, versions
+from convnext_dense.toolboxes import toolbox_versions
 
-PACKAGES = (
-    "convnext_dense",
-    "torch",
-    "mmengine",
-    "mmcv",
-    "mmcv-lite",
-    "mmdet",
-    "mmsegmentation",
-    "pycocotools",
-    "faster-coco-eval",
-)
+PACKAGES = ("convnext_dense", "torch", "pycocotools", "faster-coco-eval")
 
 
 @dataclass(frozen=True)
@@ -209,7 +200,7 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         "device": device_name(get_device()),
         "threads": torch.get_num_threads(),
         "ops": current_ops(),
-        "versions": versions(PACKAGES),
+        "versions": versions(PACKAGES) | toolbox_versions(),
         "complexity": _complexity(cfg),
     }
     evaluation = judge(task, runner, tested, out, record, job.evaluator)

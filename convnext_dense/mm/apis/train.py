@@ -34,6 +34,7 @@ from convnext_dense.mm.engine.resume import check_length, seed_line
 from convnext_dense.mm.engine.runner import compile_backbone, open_config
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.support.system import crowded_line
+from convnext_dense.toolboxes import faults, read_toolboxes, toolbox_line
 
 
 @dataclass(frozen=True)
@@ -224,10 +225,12 @@ def run_summary(cfg: Config, world_size: int) -> list[str]:
     lr = cfg.optim_wrapper.optimizer.get("lr")
     crowded = crowded_line() if get_device() == "cpu" else None
     threads = f", {torch.get_num_threads()} threads" if get_device() == "cpu" else ""
-    images = per_batch * world_size * accumulate
+    images, boxes = per_batch * world_size * accumulate, read_toolboxes()
     return [
         f"recipe: {cfg.filename}",
         f"batch: {images} images per step ({processes}{batches}); learning rate {lr}",
         f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops()}",
+        f"toolboxes: {toolbox_line(boxes)}",
+        *(f"{wrong.text}; {wrong.remedy}" for wrong in faults(boxes)),
         *([crowded] if crowded else []),
     ]

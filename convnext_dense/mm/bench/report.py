@@ -24,6 +24,7 @@ from convnext_dense.reports.html import Group, RunReport, build_page
 from convnext_dense.results import paper
 from convnext_dense.support.files import write_text
 from convnext_dense.support.system import device_name, versions
+from convnext_dense.toolboxes import toolbox_versions
 
 
 def write_report(
@@ -159,7 +160,7 @@ def checkpoint_lines(checkpoint: Path | None) -> list[tuple[str, str]]:
 def environment_lines(evaluation: Evaluation | None) -> list[tuple[str, str]]:
     """Environment in which the test ran or the page was made."""
     record = evaluation.record if evaluation else {}
-    found = record.get("versions") or versions(PACKAGES)
+    found = record.get("versions") or versions(PACKAGES) | toolbox_versions()
     return [
         ("device", record.get("device") or device_name(get_device())),
         ("RoIAlign and NMS", record.get("ops") or current_ops()),

@@ -51,6 +51,7 @@ from convnext_dense.reports.preflight import (
     gib,
     run_seconds,
 )
+from convnext_dense.toolboxes import faults, read_toolboxes, toolbox_line
 
 
 def preflight(
@@ -83,6 +84,10 @@ def preflight(
     main = dist.is_main_process()
     report = Report(tell if main else lambda line: None)
     init_default_scope(cfg.get("default_scope") or "mmengine")
+    boxes = read_toolboxes()
+    report.say("toolboxes", toolbox_line(boxes))
+    for wrong in faults(boxes):
+        report.warn("toolboxes", f"{wrong.text}; {wrong.remedy}")
     with _quiet():
         usable = [check_everything(cfg, strict, report) if main else True]
         dist.broadcast_object_list(usable)  # the others wait here

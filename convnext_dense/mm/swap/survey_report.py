@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-import mmdet
-import mmengine
-import mmseg
 import torch
 
 from convnext_dense.mm.swap.survey import Outcome, Verdict, counts
 from convnext_dense.support.text_tables import markdown
+from convnext_dense.toolboxes import toolbox_line
 
 # Backbones that are neither 2-D convolutional nor pyramids of windows: plain transformers,
 # a diffusion model; "-" stands for wrapper models without their own backbone.
@@ -38,11 +36,10 @@ def survey_page(surveys: Mapping[str, Sequence[Verdict]], note: str = "") -> str
         note: how the records were made, if not as the page says.
     """
     label, verdicts = next(iter(surveys.items()))
-    versions = f"mmdet {mmdet.__version__}, mmseg {mmseg.__version__}, mmengine {mmengine.__version__}"
     members = sum(v.members for v in verdicts)
     parts = [
         "# ConvNeXt in every config of mmdet and mmseg",
-        f"Every config that the wheels of {versions} carry ({members} with a model) was taken, one per "
+        f"Every config that the wheels of {toolbox_line()} carry ({members} with a model) was taken, one per "
         f"distinct model ({len(verdicts)}: the model's config without weights and schedules). Its backbone "
         "was swapped for a ConvNeXt (`atto`: this tests the structure) as `tools/swap_backbone.py` does. "
         "The result was built, trained for one step and asked for a prediction, on the CPU. Models that are "
