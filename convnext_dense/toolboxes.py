@@ -233,9 +233,14 @@ def breaks(box: Toolbox) -> list[str]:
     return [row.text for row in known if _fits(box.version, row.versions)]
 
 
-def advice(boxes: Mapping[str, Toolbox]) -> str:
-    """The command that mends a mixture, or installs what is missing and replaces nothing that is there."""
-    missing = [module for module in REQUIRED if boxes[module].absent]
+def advice(boxes: Mapping[str, Toolbox], *wanted: str) -> str:
+    """The command that mends a mixture, or installs what is missing and replaces nothing that is there.
+
+    Args:
+        boxes: the toolboxes of the environment.
+        wanted: import names of optional ones that are needed, too.
+    """
+    missing = [module for module in dict.fromkeys((*REQUIRED, *wanted)) if boxes[module].absent]
     if mixed := mixture(boxes):
         return mixed.remedy
     if missing:
@@ -304,9 +309,10 @@ def _fits(version: str | None, wanted: str) -> bool:
 def _install(modules: list[str], line: Line | None) -> str:
     if line is None:
         return "pip install 'convnext_dense[lite]'"
-    if line == "onedl":
-        return "pip install 'convnext_dense[onedl]'"
-    return " ".join(["pip install", *(f"'{requirement(module, line)}'" for module in modules)])
+    by_extra = REQUIRED if line == "onedl" else ()
+    extra = ["'convnext_dense[onedl]'"] if {*by_extra} & {*modules} else []
+    others = [f"'{requirement(module, line)}'" for module in modules if module not in by_extra]
+    return " ".join(["pip install", *extra, *others])
 
 
 def _reinstall(box: Toolbox) -> str:

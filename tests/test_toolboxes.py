@@ -37,6 +37,15 @@ def test_what_is_missing_is_installed_from_the_line_that_is_there(boxes, line, c
 
 
 @pytest.mark.parametrize(
+    ("installed", "command"),
+    [(OFFICIAL, "pip install 'mmpretrain>=1.2,<1.3'"), (ONEDL, "pip install 'onedl-mmpretrain>=1.3.6,<1.4'")],
+    ids=["official", "fork"],
+)
+def test_an_optional_toolbox_that_is_needed(installed, command):
+    assert toolboxes.advice(environment(*installed), "mmpretrain") == command
+
+
+@pytest.mark.parametrize(
     ("boxes", "words", "removed", "installed"),
     [
         (

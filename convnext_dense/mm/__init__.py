@@ -17,7 +17,7 @@ from convnext_dense.mm.engine import checkpoints, hooks, loops, optimizer, runne
 from convnext_dense.mm.models import backbones, necks, registry, roadmap, tta
 
 checkpoints.read_safely_in_mmengine()
-by_name.find_recipes_in_mmengine()
+by_name.find_configs_in_mmengine()
 logs.forward_core_logs()
 
 

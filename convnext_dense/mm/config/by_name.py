@@ -1,13 +1,46 @@
-"""Recipes as bases of other configs: ``_base_ = "convnext_dense::mask_rcnn/convnext_t_3x.py"``."""
+"""Configs of packages by name, as bases too: ``_base_ = "convnext_dense::mask_rcnn/convnext_t_3x.py"``.
 
+mmengine looks the other packages up by a fixed list of distributions, without the fork's, and its releases
+do so through pkg_resources, which setuptools 82 removed. Here a package is found as Python imports it, and is
+not imported.
+"""
+
+import difflib
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, config
 
 from convnext_dense.errors import UserError
 from convnext_dense.recipes import config_path, configs_root
+from convnext_dense.toolboxes import DISTRIBUTIONS, advice, package_folder, read_toolboxes
 
 PREFIX = "convnext_dense::"
+
+
+def config_file(name: str) -> Path:
+    """The file that ``PACKAGE::FOLDER/FILE.py`` names, below the configs that a package carries.
+
+    Raises:
+        UserError: there is no such package, or no such file in it; similar names are listed.
+    """
+    if name.startswith(PREFIX):
+        return recipe_file(name)
+    package, _, path = name.partition("::")
+    try:
+        folder = installed_folder(package)
+    except UserError as error:
+        raise UserError(f"no config {name}: {error}") from None
+    # a wheel of OpenMMLab carries them in the package; a checkout has them beside it
+    roots = [root for root in (folder / ".mim" / "configs", folder.parent / "configs") if root.is_dir()]
+    for root in roots:
+        if (root / path).is_file():
+            return root / path
+    if not roots:
+        raise UserError(f"no config {name}: {folder} carries none; give the path of the file")
+    known = [file.relative_to(root).as_posix() for root in roots for file in root.rglob("*.py")]
+    near = difflib.get_close_matches(path, known, n=3)
+    hint = f"near: {', '.join(near)}" if near else "use PACKAGE::PATH, with PATH below that folder"
+    raise UserError(f"no config {name}: no such file in {roots[0]}; {hint}")
 
 
 def recipe_file(name: str) -> Path:
@@ -26,19 +59,33 @@ def recipe_file(name: str) -> Path:
         raise UserError(str(error)) from None
 
 
-def find_recipes_in_mmengine() -> None:
-    """Make ``Config.fromfile`` find our recipes by name, in a wheel, an editable install and a clone.
+def installed_folder(package: str) -> Path:
+    """The folder of a package, which is not imported.
 
-    mmengine's own look-up knows a fixed list of packages and needs them installed.
+    Raises:
+        UserError: there is none.
     """
+    folder = package_folder(package)
+    if folder is None:
+        remedy = f"; {advice(read_toolboxes(), package)}" if package in DISTRIBUTIONS else ""
+        raise UserError(f"{package or 'the package'} is not installed{remedy}")
+    return folder
+
+
+def find_configs_in_mmengine() -> None:
+    """Make ``Config.fromfile`` find configs as this module does, for ``_base_`` and for ``read_base()``."""
     of_mmengine = Config._get_cfg_path
     if getattr(of_mmengine, "finds_ours", False):
         return
 
     def path_and_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        if cfg_path.startswith(PREFIX):
-            return str(recipe_file(cfg_path)), None  # no scope: our types are registered for every scope
-        return of_mmengine(cfg_path, filename)
+        if "::" not in cfg_path:
+            return of_mmengine(cfg_path, filename)
+        # no scope for our own: our types are registered for every scope
+        scope = None if cfg_path.startswith(PREFIX) else cfg_path.partition("::")[0]
+        return str(config_file(cfg_path)), scope
 
     path_and_scope.finds_ours = True
     Config._get_cfg_path = staticmethod(path_and_scope)
+    # `with read_base(): from PACKAGE.configs.FILE import *`
+    config.get_installed_path = lambda package: str(installed_folder(package))

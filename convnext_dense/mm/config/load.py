@@ -1,13 +1,11 @@
 """Configs by path, by the name of a recipe, or from another package."""
 
-import warnings
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.config.by_name import PREFIX, recipe_file
+from convnext_dense.mm.config.by_name import config_file
 from convnext_dense.mm.config.sections import check_kinds, check_overrides
 from convnext_dense.recipes import config_path
 
@@ -26,30 +24,15 @@ def load_config(source: str, overrides: dict | None = None) -> Config:
     # registers the ops and the backbone, also for a config that does not ask for them
     import convnext_dense.mm  # noqa: F401
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine imports it
-        if source.startswith(PREFIX):
-            cfg = Config.fromfile(recipe_file(source))
-        elif "::" in source:
-            cfg = _zoo_config(source)
-        else:
-            try:
-                path = source if Path(source).is_file() else config_path(source)
-            except ValueError as error:
-                raise UserError(f"no config file {source}, and {error}") from None
-            cfg = Config.fromfile(path)
+    if "::" in source:
+        cfg = Config.fromfile(config_file(source))
+    else:
+        try:
+            path = source if Path(source).is_file() else config_path(source)
+        except ValueError as error:
+            raise UserError(f"no config file {source}, and {error}") from None
+        cfg = Config.fromfile(path)
     check_overrides(cfg, overrides or {})
     cfg.merge_from_dict(overrides or {})
     check_kinds(cfg)
     return cfg
-
-
-def _zoo_config(source: str) -> Config:
-    """A config that another package carries, ``mmdet::FOLDER/FILE.py``."""
-    try:
-        return get_config(source)
-    except Exception as error:  # mmengine raises many types for a package or file that is not there
-        said = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"no config {source}: {said}; use PACKAGE::PATH, with PATH below that package's configs"
-        ) from None
