@@ -18,7 +18,6 @@ OPENMMLAB = [
     "tensorboard",
     "jinja2",
     "tqdm",
-    "setuptools<82",  # mmengine imports pkg_resources
 ]
 
 setup(
