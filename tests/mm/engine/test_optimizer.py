@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fake_cuda import CUDA_BUILD, facts, fake_cuda, moved
 from mmengine.model import BaseModule
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -69,6 +70,21 @@ def test_groups_hold_their_own_parameters_from_input_to_heads():
     layers = [group["layer_id"] for group in groups]
     assert layers == sorted(layers) and layers[-1] == 3 + 2 + 1  # stage 2 of 4 blocks has two groups
     assert sum(len(group["params"]) for group in groups) == len(parameters)
+
+
+@CUDA_BUILD
+def test_groups_of_a_model_on_a_gpu():
+    expected = wrapper(Model(ConvNeXt(arch=TINY))).optimizer.param_groups
+    with torch.device("meta"):
+        model = Model(ConvNeXt(arch=TINY))
+    with fake_cuda():
+        moved(model)
+    groups = wrapper(model).optimizer.param_groups  # mmengine notes the settings with a tensor on the CPU
+    assert [{**group, "params": None} for group in groups] == [
+        {**group, "params": None} for group in expected
+    ]
+    assert [facts(group["params"]) for group in groups] == [facts(group["params"]) for group in expected]
+    assert {param.device.type for group in groups for param in group["params"]} == {"cuda"}
 
 
 def test_num_layers_can_be_given():
