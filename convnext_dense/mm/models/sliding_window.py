@@ -9,6 +9,7 @@ height, and reduced to its labels.
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from mmengine.structures import PixelData
 from torch import Tensor, nn
@@ -46,31 +47,30 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
     return [min(i * stride, size - window) for i in range(count)]
 
 
-def covering(starts: list[int], window: int, size: int) -> Tensor:
-    """Number of windows that cover each pixel along one side, shape (size,)."""
-    hits = torch.zeros(size)
+def covering(starts: list[int], window: int, size: int) -> list[int]:
+    """Number of windows that cover each pixel along one side."""
+    hits = np.zeros(size, np.int64)
     for start in starts:
         hits[start : start + window] += 1
-    return hits
+    return hits.tolist()
 
 
 def resize_taps(
-    size_in: int, size_out: int, align_corners: bool, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor, Tensor]:
+    size_in: int, size_out: int, align_corners: bool, dtype: np.dtype | type = np.float32
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source rows above and below each row of the result, and the weight of the row below.
 
     Rounded to ``dtype``, float32 or float64, where ``F.interpolate`` rounds (once for the scale, once for
-    the position): for large maps, exact weights would differ from its weights in the fourth digit.
+    the position): for large maps, exact weights would differ from its weights in the fourth digit. The host
+    plans with them, so they are no tensors: reading one from a GPU would wait for it.
     """
-    rows = torch.arange(size_out, dtype=torch.float64)
-    if align_corners:
-        scale = torch.tensor((size_in - 1) / max(size_out - 1, 1), dtype=dtype).double()
-        source = (rows * scale).to(dtype)
-    else:
-        scale = torch.tensor(size_in / size_out, dtype=dtype).double()
-        source = ((rows + 0.5) * scale - 0.5).clamp_(min=0).to(dtype)
-    above = source.long().clamp_(max=size_in - 1)
-    return above, (above + 1).clamp_(max=size_in - 1), source - above
+    rows = np.arange(size_out, dtype=np.float64)
+    scale = (size_in - 1) / max(size_out - 1, 1) if align_corners else size_in / size_out
+    scale = np.float64(np.asarray(scale, dtype))
+    source = rows * scale if align_corners else np.maximum((rows + 0.5) * scale - 0.5, 0)
+    source = source.astype(dtype)
+    above = np.minimum(source.astype(np.int64), size_in - 1)
+    return above, np.minimum(above + 1, size_in - 1), source - above.astype(dtype)
 
 
 def resize_bands(
@@ -83,21 +83,24 @@ def resize_bands(
     if hw_in == hw_out:
         yield from bands
         return
-    taps: tuple[Tensor, Tensor, Tensor] | None = None
     held, first, done = None, 0, 0  # rows kept, index of the first, result rows already yielded
     for band in bands:
-        taps = taps or resize_taps(hw_in[0], hw_out[0], align_corners, band.dtype)
-        above, below, weight = taps
+        if held is None:
+            wide = np.float64 if band.dtype == torch.float64 else np.float32
+            taps = resize_taps(hw_in[0], hw_out[0], align_corners, wide)
+            above, below, _ = taps
+            # uploaded once: the host waits for each upload
+            on_device = [torch.tensor(part, device=band.device) for part in taps]
         if hw_in[1] != hw_out[1]:
-            wide = (band.shape[2], hw_out[1])
-            band = F.interpolate(band, wide, mode="bilinear", align_corners=align_corners)
+            shape = (band.shape[2], hw_out[1])
+            band = F.interpolate(band, shape, mode="bilinear", align_corners=align_corners)
         held = band if held is None else torch.cat([held, band], 2)
         ready = int((below < first + held.shape[2]).sum())
         step = _rows_of_a_band(held)
         for top in range(done, ready, step):
-            rows = slice(top, min(top + step, ready))
-            upper, lower = (held[:, :, (index[rows] - first).to(held.device)] for index in (above, below))
-            yield upper.lerp_(lower, weight[rows, None].to(held))
+            upper, lower, part = (tap[top : min(top + step, ready)] for tap in on_device)
+            upper, lower = (held[:, :, index - first] for index in (upper, lower))
+            yield upper.lerp_(lower, part[:, None])
         done = ready
         unused = int(above[done]) - first if done < hw_out[0] else held.shape[2]
         unused = min(unused, held.shape[2])
@@ -199,7 +202,11 @@ class BoundedPredict:
         crop, stride = self.model.test_cfg.crop_size, self.model.test_cfg.stride
         h, w = min(crop[0], height), min(crop[1], width)
         tops, lefts = window_starts(height, h, stride[0]), window_starts(width, w, stride[1])
-        hits = (covering(tops, h, height)[:, None] * covering(lefts, w, width)).to(image.device)
+        rows_hit, columns_hit = (
+            torch.tensor(covering(*side), device=image.device, dtype=torch.float32)
+            for side in ((tops, h, height), (lefts, w, width))
+        )
+        hits = rows_hit[:, None] * columns_hit
         windows = self._window_logits(image, meta, list(itertools.product(tops, lefts)), (h, w))
         held = to_float32(image).new_zeros(1, self.model.out_channels, h, width)  # rows top ... top + h
         step = _rows_of_a_band(held)
