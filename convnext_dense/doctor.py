@@ -136,6 +136,8 @@ def check_ops() -> Check:
     good, line = probe(_OPS)
     if not good:
         return Check("RoIAlign, NMS", "fail", line, _after_import_error(line))
+    if line.startswith("mmcv compiled for"):
+        return Check("RoIAlign, NMS", "note", line, "with nvcc: `convnext-dense ops --force`")
     if line == "mmcv compiled":
         return Check("RoIAlign, NMS", "ok", line)
     return Check("RoIAlign, NMS", "ok", f"{line} (mmcv's other ops need `convnext-dense ops`)")

@@ -90,6 +90,16 @@ def test_a_toolbox_that_does_not_import(monkeypatch, error, remedy):
     assert (check.status, check.detail, check.remedy) == ("fail", f"{kind}: {error}", remedy)
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("mmcv compiled", "ok"), ("torchvision", "ok"), ("mmcv compiled for the CPU alone", "note")],
+)
+def test_ops_by_name(monkeypatch, line, status):
+    monkeypatch.setattr(doctor, "probe", lambda code: (True, line))
+    check = doctor.check_ops()
+    assert check.status == status and ("nvcc" in check.remedy) == (status == "note")
+
+
 def test_a_probe_survives_a_crash():
     good, line = doctor.probe("import os; os.abort()")
     assert not good

@@ -21,6 +21,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Literal, NoReturn
 
+import torch
 from torch import Tensor
 
 from convnext_dense import ops
@@ -32,17 +33,17 @@ _EXT = "mmcv._ext"
 _SOFT_NMS_METHODS = ("naive", "linear", "gaussian")  # mmcv passes the position
 
 
-def install_ops() -> Literal["mmcv", "torchvision", "portable"]:
+def install_ops() -> Literal["mmcv", "stand-in"]:
     """Make ``import mmcv.ops``, and with it mmdet and mmseg, work; call it before importing them.
 
-    Idempotent. Returns what serves RoIAlign and NMS: ``"mmcv"`` if it has compiled ops (nothing is
-    changed then), else the backend of the stand-in.
+    Idempotent. Returns who serves RoIAlign and NMS: ``"mmcv"`` if it has compiled ops (nothing is changed
+    then). It runs at import, so it touches no GPU: a process of several would occupy memory of the first.
 
     Raises:
         ImportError: no mmcv is installed.
     """
     if isinstance(sys.modules.get(_EXT), _StandIn):
-        return ops.op_backend()
+        return "stand-in"
     mmcv = _import_mmcv()
     try:
         importlib.import_module(_EXT)
@@ -53,13 +54,26 @@ def install_ops() -> Literal["mmcv", "torchvision", "portable"]:
     except (ImportError, OSError, RuntimeError) as error:
         _warn_broken(error)
     sys.modules[_EXT] = mmcv._ext = _StandIn()
-    return ops.op_backend()
+    return "stand-in"
 
 
-def current_ops() -> Literal["mmcv compiled", "torchvision", "portable"]:
-    """Name the backend of RoIAlign and NMS for a banner; installs the stand-in where it is needed."""
-    backend = install_ops()
-    return "mmcv compiled" if backend == "mmcv" else backend
+CPU_ONLY = "mmcv compiled for the CPU alone"
+
+
+def current_ops(device_type: str | None = None) -> str:
+    """Name the backend of RoIAlign and NMS for a banner; installs the stand-in where it is needed.
+
+    ``mmcv compiled``, ``torchvision``, ``portable`` or, for a GPU, :data:`CPU_ONLY`: detectors stop there at
+    the first RoI. The backend of the stand-in is tried with a small call on the device.
+
+    Args:
+        device_type: ``"cpu"``, ``"cuda"`` or another; by default ``"cuda"`` where there is a GPU.
+    """
+    if install_ops() != "mmcv":
+        return ops.op_backend(device_type)
+    on_gpu = device_type == "cuda" or (device_type is None and torch.cuda.is_available())
+    for_gpus = getattr(sys.modules[_EXT], "get_compiling_cuda_version", str)() != "not available"
+    return "mmcv compiled" if for_gpus or not on_gpu else CPU_ONLY
 
 
 def _import_mmcv() -> ModuleType:

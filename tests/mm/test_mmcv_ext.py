@@ -51,13 +51,42 @@ def uninstalled(monkeypatch):
 
 def test_installs_where_the_ops_are_absent_and_only_once(uninstalled, recwarn):
     uninstalled(ModuleNotFoundError("No module named 'mmcv._ext'", name="mmcv._ext"))
-    assert adapter.install_ops() == ops.op_backend()
+    assert adapter.install_ops() == "stand-in"
     first = sys.modules["mmcv._ext"]
     assert isinstance(first, adapter._StandIn)
     assert mmcv._ext is first
-    assert adapter.install_ops() == adapter.current_ops() == ops.op_backend()
+    assert adapter.install_ops() == "stand-in" and adapter.current_ops() == ops.op_backend()
     assert sys.modules["mmcv._ext"] is first
     assert not recwarn.list
+
+
+def test_installing_touches_no_device(uninstalled, monkeypatch):
+    """It runs at import, before a process of several has chosen its GPU."""
+    uninstalled(ModuleNotFoundError("No module named 'mmcv._ext'", name="mmcv._ext"))
+    tried = []
+    monkeypatch.setattr(ops, "op_backend", lambda device_type=None: tried.append(device_type) or "portable")
+    adapter.install_ops()
+    adapter.install_ops()
+    assert not tried
+    assert adapter.current_ops("cuda") == "portable" and tried == ["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("built", "device", "gpu", "named"),
+    [
+        ("not available", "cuda", True, adapter.CPU_ONLY),
+        ("not available", None, True, adapter.CPU_ONLY),
+        ("not available", None, False, "mmcv compiled"),
+        ("not available", "cpu", True, "mmcv compiled"),
+        ("13.0", "cuda", True, "mmcv compiled"),
+    ],
+)
+def test_ops_compiled_without_a_gpu_are_named(uninstalled, monkeypatch, built, device, gpu, named):
+    compiled = ModuleType("mmcv._ext")
+    compiled.get_compiling_cuda_version = lambda: built  # as mmcv's info.cpp answers
+    uninstalled(compiled)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert adapter.current_ops(device) == named
 
 
 def test_leaves_compiled_ops_in_place(uninstalled):
@@ -79,7 +108,7 @@ def test_leaves_compiled_ops_in_place(uninstalled):
 def test_compiled_ops_that_do_not_load_count_as_absent(uninstalled, error):
     uninstalled(error)
     with pytest.warns(UserWarning, match="convnext-dense ops") as caught:
-        assert adapter.install_ops() == ops.op_backend()
+        assert adapter.install_ops() == "stand-in"
     (warning,) = caught
     assert str(error).splitlines()[0] in str(warning.message)
     assert "\n" not in str(warning.message)

@@ -199,7 +199,7 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": device_name(get_device()),
         "threads": torch.get_num_threads(),
-        "ops": current_ops(),
+        "ops": current_ops(get_device()),
         "versions": versions(PACKAGES) | toolbox_versions(),
         "complexity": _complexity(cfg),
     }

@@ -229,7 +229,7 @@ def run_summary(cfg: Config, world_size: int) -> list[str]:
     return [
         f"recipe: {cfg.filename}",
         f"batch: {images} images per step ({processes}{batches}); learning rate {lr}",
-        f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops()}",
+        f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops(get_device())}",
         f"toolboxes: {toolbox_line(boxes)}",
         *(f"{wrong.text}; {wrong.remedy}" for wrong in faults(boxes)),
         *([crowded] if crowded else []),

@@ -252,7 +252,7 @@ def testing_runner(
         runner.register_hook(dict(type="FuseHook"))
     if options.compile:
         notes.append(compile_backbone(runner.model))
-    first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops()}"
+    first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops(get_device())}"
     notes.append(crowded_line() if get_device() == "cpu" else None)
     for line in [first, *filter(None, notes)]:
         runner.logger.info(line)
