@@ -132,7 +132,7 @@ def reproduce(args: argparse.Namespace) -> None:
     """
     if args.quick is not None and args.quick < 1:
         raise UserError(f"--quick {args.quick}: give a number of images of 1 or more")
-    select_device(args.device)
+    select_device(args.device, args.launcher)
     say = _say_nothing if _is_helper(args.launcher) else _say
     say("looking for released checkpoints, val sets and records")
     results = args.results / "quick" if args.quick else args.results

@@ -23,11 +23,11 @@ Launcher = Literal["none", "pytorch", "slurm"]
 def start_processes(cfg: Config, launcher: Launcher) -> int:
     """Join the process group that ``launcher`` describes and return the number of processes.
 
-    mmengine selects a CUDA device whatever the backend, so without CUDA the group
-    is opened here, with gloo instead of nccl.
+    mmengine selects a CUDA device whatever the backend, so for a run on another device the group is opened
+    here, with gloo instead of nccl; call :func:`select_device` first.
 
     Raises:
-        UserError: an unknown launcher, or the launcher's environment is missing.
+        UserError: an unknown launcher, its environment is missing, or more processes than GPUs.
     """
     if launcher not in get_args(Launcher):
         raise UserError(f"launcher={launcher!r}; use one of {get_args(Launcher)}")
@@ -41,7 +41,7 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
     # from depthwise weights: their one input channel may have any stride, so nothing is copied
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault("dist_cfg", ConfigDict(backend="nccl"))
-    if not torch.cuda.is_available():
+    if mmengine_device.get_device() != "cuda":
         dist_cfg["backend"] = "gloo"
         if not dist.is_distributed():
             if launcher == "slurm":
@@ -55,6 +55,10 @@ def start_processes(cfg: Config, launcher: Launcher) -> int:
             device_ids=None, find_unused_parameters=cfg.get("find_unused_parameters", False)
         )
     elif not dist.is_distributed():
+        rank_name = {"pytorch": "LOCAL_RANK", "slurm": "SLURM_LOCALID"}[launcher]
+        if rank_name in os.environ:  # mmengine takes the GPU of this number
+            gpu = gpu_of_process(launcher, int(os.environ[rank_name]), torch.cuda.device_count())
+            os.environ[rank_name] = str(gpu)
         dist.init_dist(launcher, **dist_cfg, **this_attempt())
     return dist.get_world_size()
 
@@ -112,23 +116,55 @@ def slurm_variables(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def select_device(name: str | None) -> None:
-    """Make mmengine use ``name`` where it would choose by itself.
+def gpu_of_process(launcher: Launcher, local_rank: int, visible: int) -> int:
+    """Number of a process's GPU among those that it sees: its own, or 0 where Slurm binds one GPU to it.
+
+    Args:
+        launcher: who started the process.
+        local_rank: number of the process on its machine.
+        visible: GPUs that the process sees.
 
     Raises:
-        UserError: a device that this torch does not have.
+        UserError: there is none for it; two processes with nccl cannot share one.
+    """
+    if launcher == "slurm" and visible == 1:  # --gpus-per-task=1
+        return 0
+    if local_rank >= visible:
+        few = {"pytorch": f"--nproc_per_node={visible}", "slurm": f"--ntasks-per-node={visible}"}[launcher]
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU, {visible} visible: start at most as many "
+            f"processes ({few}), or use --device cpu"
+        )
+    return local_rank
+
+
+def select_device(name: str | None, launcher: Launcher = "none") -> None:
+    """Make mmengine use ``name`` where it would choose by itself.
+
+    Args:
+        name: ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; ``None`` leaves the choice to mmengine.
+        launcher: who started this process.
+
+    Raises:
+        UserError: a device that this torch does not have, or one GPU for all processes of a launcher.
     """
     if name is None:
         return
     kind, _, index = name.partition(":")
     available = {
         "cpu": True,
-        "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count(),
+        "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not available.get(kind):
+    numbered = kind == "cuda" and index.isdecimal() and int(index) < torch.cuda.device_count()
+    if not available.get(kind) or (":" in name and not numbered):
         found = [known for known, usable in available.items() if usable]
         raise UserError(f"--device {name}: not available with torch {torch.__version__}; use one of {found}")
+    if numbered and launcher != "none":
+        raise UserError(
+            f"--device {name}: with --launcher each process has a GPU of its own; use --device cuda, and "
+            "CUDA_VISIBLE_DEVICES to choose among the GPUs"
+        )
     mmengine_device.DEVICE = kind  # what get_device() returns
-    if index:
+    if numbered:
         torch.cuda.set_device(int(index))

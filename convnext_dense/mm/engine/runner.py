@@ -200,7 +200,7 @@ def open_config(source: str, options: Options, purpose: Purpose) -> tuple[Config
     check_needed(cfg, purpose)
     check_levels(cfg)
     set_loaders(cfg)
-    select_device(options.device)
+    select_device(options.device, options.launcher)
     cfg.work_dir = work_folder(cfg, options.work_dir)
     if options.data_root:
         set_data_root(cfg, options.data_root)
