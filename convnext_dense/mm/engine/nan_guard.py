@@ -29,8 +29,8 @@ def check_updates(wrapper: OptimWrapper) -> None:
 
     Its optimizer gets torch's own hook for the gradients. There is none for the loss, so the check is put
     before this object's ``update_params``, which works for every class of wrapper, also for a user's own.
-    Mixed precision with a scaler never reaches the check of gradients: it skips such steps and lowers its
-    scale.
+    Mixed precision with a scaler skips steps whose gradient is not finite, and lowers its scale: these never
+    reach the check.
     """
     update_params = wrapper.update_params
 
@@ -46,6 +46,8 @@ def check_updates(wrapper: OptimWrapper) -> None:
 
 
 def _check_gradients(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    if getattr(optimizer, "found_inf", None) is not None:
+        return  # a fused optimizer under a scaler: scaled gradients, and its kernel leaves out such a step
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if gradients and not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):

@@ -117,6 +117,37 @@ def test_a_wrapper_of_the_users_own_is_checked_and_stays_itself():
     assert model.weight.item() == before and wrapper.seen[1] == 2.0
 
 
+class Scaled(OptimWrapper):
+    """What mmengine's ``AmpOptimWrapper``, which needs a GPU, does with torch's scaler."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer)
+        self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+
+    def backward(self, loss, **kwargs):
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs):
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaler_skips_steps_that_overflow(fused):
+    """Expected while it looks for its scale; a fused optimizer is called with such gradients."""
+    model = nn.Linear(1, 1)
+    wrapper = Scaled(torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused))
+    check_updates(wrapper)
+    before = model.weight.item()
+    wrapper.update_params(model.weight.sum() * 1e36)  # finite, and not after the scaling
+    assert model.weight.item() == before and wrapper.loss_scaler.get_scale() == 2.0**15
+    wrapper.update_params(model.weight.sum())
+    assert model.weight.item() != before
+    with pytest.raises(NotFiniteError, match="the loss is nan"):
+        wrapper.update_params(model.weight.sum() * float("nan"))
+
+
 def test_of_several_batches_each_is_checked():
     """Gradients are checked at the step alone, losses at each batch."""
     model = nn.Linear(1, 1)
