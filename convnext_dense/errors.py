@@ -34,6 +34,10 @@ class MissingPackageError(CheckpointError):
     """An optional package that is absent or broken; the message has the command that installs it."""
 
 
+class InstallationError(DenseError, RuntimeError):
+    """Packages that cannot be compiled or replaced; what was installed before is still there."""
+
+
 class DataError(DenseError, ValueError):
     """Images, annotations or records that cannot be used."""
 
