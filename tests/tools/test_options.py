@@ -33,7 +33,8 @@ def load(tool: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"tools_{tool}", TOOLS[tool])
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, "path", [str(TOOLS[tool].parent), *sys.path]):  # as for a script
+        spec.loader.exec_module(module)
     return module
 
 

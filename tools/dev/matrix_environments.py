@@ -1,7 +1,7 @@
 """Make the environments in which this package is tested, and print the Python of one.
 
-    python tools/dev/environments.py onedl               # makes it on first use
-    python tools/dev/environments.py --list
+    python tools/dev/matrix_environments.py onedl               # makes it on first use
+    python tools/dev/matrix_environments.py --list
 
 They have the toolboxes and pytest, and not this package: set PYTHONPATH to the clone.
 """

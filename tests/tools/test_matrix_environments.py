@@ -1,4 +1,4 @@
-"""tools/dev/environments.py: the table of environments, and what an interruption leaves."""
+"""tools/dev/matrix_environments.py: the table of environments, and what an interruption leaves."""
 
 import importlib.util
 import io
@@ -13,7 +13,9 @@ from repository import ROOT
 from convnext_dense.errors import InstallationError
 from convnext_dense.toolboxes import DISTRIBUTIONS, REQUIRED
 
-SPEC = importlib.util.spec_from_file_location("environments", ROOT / "tools/dev/environments.py")
+SPEC = importlib.util.spec_from_file_location(
+    "matrix_environments", ROOT / "tools/dev/matrix_environments.py"
+)
 
 
 @pytest.fixture
