@@ -21,6 +21,7 @@ COMMANDS = {  # subcommand -> module of convnext_dense.commands, and its purpose
     "convert": ("convert", "write a checkpoint in the names of another code base"),
     "explain-lr": ("explain_lr", "show parameter groups and learning rates of a recipe"),
     "doctor": ("doctor", "report versions, devices and operators, with a remedy for what is missing"),
+    "ops": ("ops", "compile mmcv's operators for this environment"),
     "demo": ("demo", "train, evaluate and draw a small detector and a small segmentor"),
 }
 _STACK = {"mmengine", "mmcv", "mmdet", "mmseg", "pycocotools"}

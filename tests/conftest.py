@@ -51,6 +51,8 @@ SLOW = {
     r"test_fuzz\.py::test_damaged_files.*\[legacy\]": "the other formats",
     r"test_config_fuzz\.py::test_many_mistakes": "a few mistakes; more: tools/dev/fuzz_configs.py",
     r"test_lazy\.py::test_a_run_can_be_built.*\[coco\]": "the same on a segmentor",
+    r"test_exchange\.py::test_(the_new_one.*\[onedl|a_wheel_that|both_of)": "mmcv-lite by mmcv",
+    r"test_wheel\.py::test_a_kill.*\[(2|15)\]": "the same with SIGKILL",
     r"test_compile\.py::test_the_default_backend": "the same with a backend that compiles nothing",
 }
 

@@ -17,6 +17,7 @@ ARROWS: dict[str, list[str]] = {
     "ops": [],
     "toolboxes": [],
     "doctor": ["toolboxes", "support"],
+    "installation": ["toolboxes", "support"],
     "layers": ["support"],
     "data": ["support"],
     "evaluation": ["support"],

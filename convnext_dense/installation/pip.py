@@ -1,0 +1,19 @@
+"""Calls of this environment's pip."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from convnext_dense.errors import InstallationError
+
+
+def pip(*args: str, env: Mapping[str, str] | None = None) -> None:
+    """Run pip of this environment, silently unless it fails.
+
+    Raises:
+        InstallationError: pip failed; the message has its command and its output.
+    """
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *args]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise InstallationError(f"pip {' '.join(args)} failed:\n{(done.stderr or done.stdout).strip()}")
