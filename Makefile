@@ -16,7 +16,7 @@ help:
 	@echo "make test-all all tests"
 	@echo "make soak     kill training at random, fill its disk, and compare the results"
 	@echo "make setup    virtual environment in $(VENV) with the tested versions"
-	@echo "make ops      compile mmcv's ops against the installed torch (about ten minutes, once)"
+	@echo "make ops      compile mmcv's ops against the installed torch (five to ten minutes, once)"
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
 	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; resumes where it stopped)"
 	@echo "make doctor   what this machine has, and remedies for what it lacks"
