@@ -1,14 +1,16 @@
 """Which mmcv is compiled, as a table over environments."""
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from environments import environment
 
 from convnext_dense.errors import InstallationError
 from convnext_dense.installation import plan
 from convnext_dense.installation.wheel import Source
-from convnext_dense.toolboxes import DISTRIBUTIONS, Distribution, Toolbox
+from convnext_dense.toolboxes import Toolbox
 
 OFFICIAL, ONEDL = Source("mmcv", "2.1.0"), Source("onedl-mmcv", "2.3.6")
 
@@ -25,19 +27,6 @@ def site(monkeypatch):
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
 
 
-def boxes(*distributions: str, at: str = "/site/mmcv", **mmcv: bool) -> dict[str, Toolbox]:
-    """The toolboxes of an environment with ``distributions``; ``mmcv`` are fields of that one."""
-    found = {}
-    for module, names in DISTRIBUTIONS.items():
-        pairs = [distribution.split() for distribution in distributions]
-        owners = tuple(Distribution(n, v, names[n]) for n, v in pairs if n in names)
-        extra = mmcv if module == "mmcv" else {}
-        there = owners or extra.get("checkout")
-        version = owners[0].version if owners else None
-        found[module] = Toolbox(module, owners, Path(at) if there else None, version, **extra)
-    return found
-
-
 @pytest.mark.parametrize(
     ("installed", "expected"),
     [
@@ -50,7 +39,7 @@ def boxes(*distributions: str, at: str = "/site/mmcv", **mmcv: bool) -> dict[str
     ],
 )
 def test_the_line_that_is_there(installed, expected):
-    assert plan.source_to_compile(boxes(*installed)) == expected
+    assert plan.source_to_compile(environment(*installed)) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,17 +52,17 @@ def test_the_line_that_is_there(installed, expected):
 )
 def test_a_mixture_is_refused_in_one_line_with_the_remedy(installed):
     with pytest.raises(InstallationError, match="pip uninstall -y ") as error:
-        plan.source_to_compile(boxes(*installed))
+        plan.source_to_compile(environment(*installed))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "environment",
+    "mmcv",
     [
-        boxes("mmengine 0.10.7", at="/home/me/mmcv/mmcv", checkout=True),  # on PYTHONPATH
-        boxes("mmcv 2.1.0", at="/home/me/mmcv/mmcv"),  # pip install -e
+        Toolbox("mmcv", (), Path("/home/me/mmcv/mmcv"), "2.1.0", checkout=True),  # on PYTHONPATH
+        replace(environment("mmcv 2.1.0")["mmcv"], folder=Path("/home/me/mmcv/mmcv")),  # pip install -e
     ],
 )
-def test_a_checkout_is_never_replaced(environment):
+def test_a_checkout_is_never_replaced(mmcv):
     with pytest.raises(InstallationError, match=r"--no-build-isolation -e /home/me/mmcv$"):
-        plan.source_to_compile(environment)
+        plan.source_to_compile({**environment("mmengine 0.10.7"), "mmcv": mmcv})
