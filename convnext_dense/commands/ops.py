@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--jobs", type=int, metavar="N", help="compilers at once (default: MAX_JOBS, or all cores)"
     )
     args = parser.parse_args(argv)
+    if args.jobs is not None and args.jobs < 1:
+        parser.error("--jobs: at least 1")
     try:
         run(args.force, args.jobs)
     except InstallationError as error:

@@ -9,6 +9,8 @@ import contextlib
 import csv
 import hashlib
 import io
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -78,7 +80,7 @@ def exchange(old: Sequence[str], wheel: Path, kept: Path) -> list[Path]:
 
 def restore_command(wheel: Path, backups: Sequence[Path]) -> str:
     """The command that takes the exchange back."""
-    return f"pip uninstall -y {_name(wheel)} && pip install --no-deps {' '.join(map(str, backups))}"
+    return f"pip uninstall -y {_name(wheel)} && pip install --no-deps {shlex.join(map(str, backups))}"
 
 
 def _restored(wheel: Path, backups: list[Path]) -> str:
@@ -112,10 +114,8 @@ def uninterrupted() -> Iterator[None]:
 def pack(name: str, folder: Path) -> Path | None:
     """Write an installed distribution as a wheel to ``folder``; ``None`` if it was not made from a wheel."""
     dist = metadata.distribution(name)
-    tag = next(
-        (line[5:] for line in (dist.read_text("WHEEL") or "").splitlines() if line[:5] == "Tag: "), None
-    )
-    if tag is None:
+    tags = re.findall(r"^Tag: (\S+)-(\S+)-(\S+)$", dist.read_text("WHEEL") or "", re.MULTILINE)
+    if not tags:
         return None
     files = [
         (file.as_posix(), Path(str(dist.locate_file(file))))
@@ -125,6 +125,7 @@ def pack(name: str, folder: Path) -> Path | None:
         and not (file.parts[0].endswith(".dist-info") and file.name in _OF_THIS_INSTALLATION)
     ]
     info = next(path.split("/")[0] for path, _ in files if path.split("/")[0].endswith(".dist-info"))
+    tag = "-".join(".".join(dict.fromkeys(parts)) for parts in zip(*tags, strict=True))  # py2.py3-none-any
     wheel = folder / f"{info.removesuffix('.dist-info')}-{tag}.whl"
     record = io.StringIO()
     with replacing(wheel) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:

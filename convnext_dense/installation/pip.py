@@ -15,5 +15,7 @@ def pip(*args: str, env: Mapping[str, str] | None = None) -> None:
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *args]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode and "No module named pip" in done.stderr:
+        raise InstallationError(f"{sys.prefix} has no pip, as uv makes it: uv pip install pip")
     if done.returncode:
         raise InstallationError(f"pip {' '.join(args)} failed:\n{(done.stderr or done.stdout).strip()}")

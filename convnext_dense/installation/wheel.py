@@ -150,6 +150,7 @@ def _compile(source: Source, folder: Path, work: Path, jobs: int | None) -> Path
             show_progress(tee(process.stdout, log))
         except BaseException:
             process.stdin.close()  # ends the build, see _BUILD
+            process.wait()
             raise
     wheel = next(made.glob("*.whl"), None)
     if process.returncode or wheel is None:

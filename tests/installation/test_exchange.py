@@ -17,6 +17,8 @@ from convnext_dense.installation.exchange import exchange, restore_command, unin
 
 PLAIN = {"mmcv/__init__.py": "kind = 'plain'\n", "mmcv/ops.py": "", "mmcv/data/table.txt": "1 2\n"}
 COMPILED = {"mmcv/__init__.py": "kind = 'compiled'\n", "mmcv/ops.py": "", "mmcv/_ext.so": "operators"}
+# of two tags, as mmcv-lite's has
+WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py2-none-any\nTag: py3-none-any\n"
 BROKEN = {"mmcv/__init__.py": "raise ImportError('undefined symbol')\n"}
 
 
@@ -25,10 +27,10 @@ def make_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> 
     stem = f"{name.replace('-', '_')}-{version}"
     info = {
         f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{stem}.dist-info/WHEEL": WHEEL,
     }
     record = "".join(f"{file},,\n" for file in [*files, *info, f"{stem}.dist-info/RECORD"])
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(folder / f"{stem}-py2.py3-none-any.whl", "w") as archive:
         for file, content in {**files, **info, f"{stem}.dist-info/RECORD": record}.items():
             archive.writestr(file, content)
     return Path(archive.filename)
@@ -97,7 +99,7 @@ def test_the_new_one_serves_alone_and_the_printed_command_takes_it_back(environm
 def test_both_of_a_line_are_replaced(environment, tmp_path):
     for name, files in (("mmcv-lite", PLAIN), ("mmcv", COMPILED)):
         environment.pip("install", "--no-index", make_wheel(tmp_path, name, "2.1.0", files))
-    exchange(["mmcv-lite", "mmcv"], tmp_path / "mmcv-2.1.0-py3-none-any.whl", tmp_path / "kept")
+    exchange(["mmcv-lite", "mmcv"], tmp_path / "mmcv-2.1.0-py2.py3-none-any.whl", tmp_path / "kept")
     assert environment.mmcv() == {"mmcv": "2.1.0", **COMPILED}
 
 
@@ -106,7 +108,7 @@ def test_operators_that_do_not_run_leave_what_was_there(environment, tmp_path):
     wheel = make_wheel(tmp_path, "mmcv", "2.1.0", BROKEN)
     with pytest.raises(InstallationError, match="undefined symbol") as error:
         exchange(["mmcv-lite"], wheel, tmp_path / "kept")
-    assert "Installed again: mmcv_lite-2.1.0-py3-none-any.whl" in str(error.value)
+    assert "Installed again: mmcv_lite-2.1.0-py2.py3-none-any.whl" in str(error.value)
     assert environment.mmcv() == {"mmcv-lite": "2.1.0", **PLAIN}
 
 
