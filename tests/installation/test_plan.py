@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from environments import environment
+from packaging.specifiers import SpecifierSet
 
 from convnext_dense.errors import InstallationError
 from convnext_dense.installation import plan
 from convnext_dense.installation.wheel import Source
-from convnext_dense.toolboxes import Toolbox
+from convnext_dense.toolboxes import SUPPORTED, Toolbox
 
 OFFICIAL, ONEDL = Source("mmcv", "2.1.0"), Source("onedl-mmcv", "2.3.6")
 
@@ -25,6 +26,11 @@ class Installed:
 @pytest.fixture(autouse=True)
 def site(monkeypatch):
     monkeypatch.setattr(metadata, "distribution", lambda name: Installed())
+
+
+def test_what_is_compiled_is_supported():
+    for source, line in ((plan.OFFICIAL, "official"), (plan.ONEDL, "onedl")):
+        assert source.version in SpecifierSet(SUPPORTED[line]["mmcv"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ imported and that fit together.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -23,14 +24,16 @@ IMPORTS = "import convnext_dense.mm, mmdet.models, mmseg.models"
 
 
 def output(*command: object) -> str:
-    """Standard output of a command.
+    """Standard output of a command that finds the installed package and not this clone.
 
     Raises:
         InstallationError: it failed; the message ends with what it said.
     """
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=FOLDER)
+    words = [str(part) for part in command]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tempfile.gettempdir(), env=env)
     if done.returncode:
-        raise InstallationError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
+        raise InstallationError(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
@@ -87,7 +90,6 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := {*args.rows} - {*ROWS}:
         parser.error(f"no row {' '.join(unknown)}; there are {', '.join(ROWS)}")
-    FOLDER.mkdir(exist_ok=True)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         wheel = build(Path(folder))
