@@ -90,14 +90,22 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := {*args.rows} - {*ROWS}:
         parser.error(f"no row {' '.join(unknown)}; there are {', '.join(ROWS)}")
+    try:
+        return check(args.rows, args.extra, args.root)
+    except InstallationError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def check(rows: list[str], extras: list[str], root: Path) -> int:
+    """Print a line per row and extra; return 1 if the package changed something."""
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         wheel = build(Path(folder))
-        for row in args.rows:
-            changes = check_beside(row, args.root, wheel)
+        for row in rows:
+            changes = check_beside(row, root, wheel)
             print(f"{row}: {' '.join(changes) or 'unchanged'}", flush=True)
             failed |= bool(changes)
-        for extra in args.extra:
+        for extra in extras:
             print(f"[{extra}]: {check_extra(extra, wheel)}", flush=True)
     return int(failed)
 
