@@ -14,7 +14,7 @@ from convnext_dense.mm import logs
 from convnext_dense.mm.config import by_name
 from convnext_dense.mm.datasets import repair
 from convnext_dense.mm.engine import checkpoints, hooks, loops, optimizer, runner
-from convnext_dense.mm.models import backbones, necks, registry, roadmap, tta
+from convnext_dense.mm.models import backbones, level_pyramid, necks, partial, registry, roadmap, tta
 
 checkpoints.read_safely_in_mmengine()
 by_name.find_configs_in_mmengine()

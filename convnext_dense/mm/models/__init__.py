@@ -1,6 +1,8 @@
 """Models as modules of OpenMMLab, and those that compute what the release computed, in their own scope.
 
 backbones, necks, roadmap   the core's networks in mmengine's root registry
+partial         a ConvNeXt in two parts for C4 detectors, and one that reads the recursive pyramid
+level_pyramid   necks that give the maps of other backbones: any strides and channels, coarser levels
 foreign_arguments   arguments of other backbones: accepted, or an error with our spelling
 registry        ``MODELS``: ``type="convnext_dense.RPNHead"`` in a config
 precision       half precision -> float32, and regions without autocast
