@@ -30,9 +30,9 @@ LayerOf = Callable[[str], int]
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Learning rates that decay from the heads towards the input.
 
-    Works for every model that has a ``backbone``: a ConvNeXt by its parameter
-    names, any other by the method ``get_layer_depth``. Everything outside the
-    backbone is in the last group, whose rate is the optimizer's.
+    Works for every model that has a ``backbone``, or one in a model inside it (``student``, ``detector``): a
+    ConvNeXt by its parameter names, any other by the method ``get_layer_depth``. Everything outside
+    the backbone is in the last group, whose rate is the optimizer's.
 
     Example::
 
@@ -136,20 +136,22 @@ def layer_rule(model: nn.Module, decay_type: str, num_layers: int | None) -> tup
     """
     if decay_type not in DECAY_TYPES:
         raise ArgumentError(f"decay_type={decay_type!r}; use one of {DECAY_TYPES}")
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, nn.Module):
-        raise TypeError(f"layer decay needs a model with a `backbone`; {type(model).__name__} has none")
-    depths = infer_depths(name for name, _ in backbone.named_parameters())
-    if depths:
+    found = _convnexts(model)
+    if len(set(found.values())) == 1:
+        depths = next(iter(found.values()))
         last = 1 + (default_num_layers(depths) if num_layers is None else num_layers)
 
         def by_name(name: str) -> int:
-            if not name.startswith(BACKBONE):
+            prefix = next((prefix for prefix in found if name.startswith(prefix)), None)
+            if prefix is None:
                 return last
-            return layer_id(name.removeprefix(BACKBONE), depths, decay_type, num_layers)
+            return layer_id(name.removeprefix(prefix), depths, decay_type, num_layers)
 
-        by_name(BACKBONE)  # refuses an impossible num_layers before any group is made
+        by_name(next(iter(found)))  # refuses an impossible num_layers before any group is made
         return by_name, last + 1
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"layer decay needs a model with a `backbone`; {type(model).__name__} has none")
     if hasattr(backbone, "get_layer_depth") and decay_type == "layer_wise" and num_layers is None:
         num_groups = backbone.get_layer_depth("", BACKBONE)[1]
 
@@ -168,6 +170,19 @@ def layer_rule(model: nn.Module, decay_type: str, num_layers: int | None) -> tup
         f"the layers of {kind} are unknown; give it a method get_layer_depth(name: str, prefix: str) -> "
         "(id, n): the group of parameter `name` (which starts with `prefix`), from 0 (input) to n - 1 (heads)"
     )
+
+
+def _convnexts(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Depths of each trained ConvNeXt by its prefix: the backbone, a student's, that of a tracker's detector
+    or of a recursive neck; of a backbone without them, what its parameter names give.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if name != BACKBONE[:-1] and not (hasattr(module, "stages") and hasattr(module, "downsample_layers")):
+            continue
+        if any(param.requires_grad for param in module.parameters()):
+            found[f"{name}."] = infer_depths(inner for inner, _ in module.named_parameters())
+    return {prefix: depths for prefix, depths in found.items() if depths}
 
 
 def match_groups_by_name(optimizer: Optimizer, state_dict: dict) -> dict:

@@ -93,6 +93,34 @@ def test_num_layers_can_be_given():
     assert groups["backbone.stages.0.0.gamma"]["lr_scale"] == 0.5**9
 
 
+class Around(BaseModule):
+    """Models around models: a student and its frozen teacher, or a tracker's detector beside other nets."""
+
+    def __init__(self, **models: nn.Module):
+        super().__init__()
+        for name, model in models.items():
+            self.add_module(name, model)
+
+
+def test_a_model_inside_a_model_decays_as_it_does_alone():
+    alone = by_name(wrapper(Model(ConvNeXt(arch=TINY))))
+    teacher = Model(ConvNeXt(arch=TINY)).requires_grad_(False)
+    around = Around(teacher=teacher, student=Model(ConvNeXt(arch=TINY)), reid=nn.Conv2d(3, 4, 1))
+    groups = by_name(wrapper(around))
+    expected = {f"student.{name}": group["lr_scale"] for name, group in alone.items()}
+    expected |= {"reid.weight": 1.0, "reid.bias": 1.0}
+    assert {name: group["lr_scale"] for name, group in groups.items()} == expected
+
+
+def test_a_second_backbone_in_the_neck_decays_as_the_first():
+    model = Model(ConvNeXt(arch=TINY))
+    model.neck = Around(rfp_modules=nn.ModuleList([ConvNeXt(arch=TINY)]))
+    groups = by_name(wrapper(model))
+    for name, _ in model.backbone.named_parameters():
+        first, second = groups[f"backbone.{name}"], groups[f"neck.rfp_modules.0.{name}"]
+        assert first["lr_scale"] == second["lr_scale"]
+
+
 def test_frozen_parameters_are_left_out():
     groups = by_name(wrapper(Model(ConvNeXt(arch=TINY, frozen_stages=2))))
     frozen = (
