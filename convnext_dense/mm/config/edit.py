@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.inner_model import inner_model
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.nested import mappings
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]
 STEP_LOOPS = {"EpochBasedTrainLoop": "EpochStepLoop", "IterBasedTrainLoop": "IterStepLoop"}
 """mmengine's training loop -> ours, which counts optimizer steps."""
+PARTS = ("ConvNeXtLastStage", "RFPConvNeXt")  # outside the backbone, with the same weights
 
 
 def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
@@ -43,12 +45,14 @@ def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
 
 def set_pretrained(cfg: Config, source: str | None) -> str | None:
     """Set the backbone weights: ``None`` keeps the config's, ``"none"`` means random, else a path or URL."""
-    backbone = cfg.model.get("backbone")
-    if source is None or backbone is None:
+    model = inner_model(cfg.model)  # of a tracker or a semi-supervised model, its detector
+    if source is None or model is None:
         return None
-    for owner in (cfg.model, backbone):
-        owner.pop("pretrained", None)  # spelling of older configs
-    backbone["init_cfg"] = None if source == "none" else dict(type="Pretrained", checkpoint=source)
+    model.pop("pretrained", None)  # spelling of older configs
+    model["backbone"].pop("pretrained", None)
+    for _, node in mappings(model):
+        if node is model["backbone"] or type_name(node) in PARTS:
+            node["init_cfg"] = None if source == "none" else dict(type="Pretrained", checkpoint=source)
     return "backbone starts from random weights" if source == "none" else None
 
 
@@ -58,7 +62,7 @@ def set_plain_batch_norm(cfg: Config, world_size: int, device: str) -> str | Non
         return None
     count = 0
     for _, node in mappings(cfg.model):
-        if type_name(node) == "SyncBN":
+        if type_name(node) in ("SyncBN", "MMSyncBN"):
             node["type"] = "BN"
             count += 1
     reason = "one process" if world_size == 1 else device

@@ -108,15 +108,29 @@ def test_pretrained(source, expected):
     assert (note is not None) == (source == "none")
 
 
+def test_weights_reach_the_backbone_inside_and_the_parts_with_the_same_weights():
+    shared = dict(type="ConvNeXtLastStage", init_cfg=dict(type="Pretrained", checkpoint="old"))
+    detector = dict(backbone=dict(type="ConvNeXtTrunk", pretrained="old"), roi_head=dict(shared_head=shared))
+    cfg = config(model=dict(type="SoftTeacher", detector=detector))
+    assert set_pretrained(cfg, "new.pth") is None
+    expected = dict(type="Pretrained", checkpoint="new.pth")
+    assert cfg.model.detector.backbone == dict(type="ConvNeXtTrunk", init_cfg=expected)
+    assert cfg.model.detector.roi_head.shared_head.init_cfg == expected
+    set_pretrained(cfg, "none")
+    assert cfg.model.detector.roi_head.shared_head.init_cfg is None
+    assert set_pretrained(config(model=dict(type="NoBackbone")), "new.pth") is None
+
+
 @pytest.mark.parametrize(
     ("world", "device", "kept"), [(1, "cuda", False), (8, "cuda", True), (2, "cpu", False)]
 )
 def test_sync_bn_becomes_bn_where_it_cannot_run(world, device, kept):
     heads = [dict(norm_cfg=dict(type="SyncBN", requires_grad=True)), dict(norm_cfg=dict(type="BN"))]
+    heads.append(dict(norm_cfg=dict(type="MMSyncBN")))  # mmcv's own
     cfg = config(model=dict(roi_head=dict(bbox_head=heads)))
     note = set_plain_batch_norm(cfg, world, device)
     norms = [head.norm_cfg.type for head in cfg.model.roi_head.bbox_head]
-    assert norms == (["SyncBN", "BN"] if kept else ["BN", "BN"])
+    assert norms == (["SyncBN", "BN", "MMSyncBN"] if kept else ["BN", "BN", "BN"])
     assert (note is None) == kept
 
 
