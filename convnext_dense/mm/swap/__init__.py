@@ -1,6 +1,8 @@
 """ConvNeXt in place of any backbone of mmdet and mmseg.
 
-``backbone`` (the swap), ``channels`` (entries that depend on it), ``heads`` (those that stay in float32),
-``probe`` (what a backbone returns), ``smoke_test`` (a step and a prediction), ``write`` (a readable
-config), ``survey`` and ``survey_report`` (all configs of both toolboxes).
+``backbone`` (the swap), ``probe`` (what a backbone returns), ``forms`` (how a ConvNeXt takes its place),
+``channels`` (entries that depend on it), ``consequences`` (group norms, unread levels, teachers), ``heads``
+(those that stay in float32), ``smoke_test`` (a step and a prediction, on images of ``synthetic`` and with the
+text encoder of ``language``), ``write`` (a readable config), ``survey`` and ``survey_report`` (all configs of
+both toolboxes).
 """

@@ -2,27 +2,23 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from convnext_dense.mm.swap.channels import Change, consumer_changes, decoder_changes
+from convnext_dense.mm.config.inner_model import backbone_owner
+from convnext_dense.mm.swap.channels import Change
+from convnext_dense.mm.swap.consequences import group_changes, teacher_changes, unread_changes
+from convnext_dense.mm.swap.forms import choose_form
 from convnext_dense.mm.swap.heads import float32_changes
-from convnext_dense.mm.swap.probe import (
-    Levels,
-    RefusedError,
-    Stages,
-    choose_stages,
-    has_decoder,
-    passed_on,
-    probe,
-)
+from convnext_dense.mm.swap.probe import STRIDES, Levels, RefusedError, Stages, probe
 from convnext_dense.mm.type_names import is_pretrained, type_name
 from convnext_dense.models.archs import resolve_arch
 from convnext_dense.models.layer_decay import DecayType
 from convnext_dense.results.paper import facebook
-from convnext_dense.support.nested import Path, mappings
+from convnext_dense.support.nested import Path
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # ImageNet, RGB
 # Initial weights of the released recipes. For ImageNet-22K these are the pre-trained weights, not those
@@ -97,37 +93,44 @@ def swap_backbone(
     dims = resolve_arch(arch).dims
     import convnext_dense.mm  # noqa: F401  (ops and backbones, before the toolbox is imported)
 
-    init_default_scope(cfg.get("default_scope") or "mmengine")
-    backbone = _checked_backbone(cfg)
-    levels = probe(backbone, _image_channels(cfg))
-    stages = choose_stages(levels)
-    channels = tuple(dims[i] for i in stages.out_indices)
+    scope = cfg.get("default_scope") or "mmengine"
+    init_default_scope(scope)
+    owner = _owner(cfg)
+    inner = _view(cfg, owner)
+    levels = probe(inner.model.backbone, _image_channels(cfg, owner))
+    form = choose_form(inner.model, levels, dims, partial(new_backbone, inner, arch, pretrained))
     changes = [
-        Change(("model", "backbone"), backbone, new_backbone(cfg, arch, stages, pretrained), _levels(levels)),
-        *_reader_changes(cfg.model, levels, channels),
-        *_preprocessor_changes(cfg.model),
-        *_weight_changes(cfg),
+        Change(("model", "backbone"), inner.model.backbone, form.backbone, _levels(levels)),
+        *form.changes,
+    ]
+    changes = [_inside(change, owner) for change in changes]
+    changes += [
+        *_preprocessor_changes(cfg.model, owner),
+        *_weight_changes(cfg, owner),
         *([] if keep_optim else _optimizer_changes(cfg, arch, amp)),
         *_import_changes(cfg),
     ]
     for change in changes:
         put(new, change.path, copy.deepcopy(change.new))
-    if type_name(new.get("optim_wrapper")) == "AmpOptimWrapper":
-        mended = list(float32_changes(new.model, cfg.get("default_scope") or "mmengine"))
-        for change in mended:
-            put(new, change.path, change.new)
-        changes += mended
-    return Swap(new, tuple(changes), levels, stages)
+    made = _view(new, owner).model  # changes that follow from what has become of it
+    strides = tuple(min(STRIDES[i], form.stages.output_stride) for i in form.stages.out_indices)
+    channels = tuple(dims[i] for i in form.stages.out_indices)
+    amp_trained = type_name(new.get("optim_wrapper")) == "AmpOptimWrapper"
+    following = [
+        *(_inside(change, owner) for change in group_changes(made)),
+        *(_inside(change, owner) for change in teacher_changes(made, scope)),
+        *unread_changes(new, made, channels, strides),
+        *(_inside(change, owner) for change in (float32_changes(made, scope) if amp_trained else ())),
+    ]
+    for change in following:
+        put(new, change.path, change.new)
+    changes += following
+    return Swap(new, tuple(changes), levels, form.stages)
 
 
-def _reader_changes(model: Mapping, levels: Levels, channels: tuple[int, ...]) -> Iterator[Change]:
-    """Changes of every part that reads the backbone."""
-    if has_decoder(levels):
-        if model.get("neck"):
-            raise RefusedError("the old backbone has its own decoder, with a neck after it")
-        return decoder_changes(model, levels.strides, channels)
-    passed = passed_on(model.get("neck"), levels)
-    return consumer_changes(model, levels.channels, channels, passed)
+def _inside(change: Change, owner: Path) -> Change:
+    """The change of a model, of the model at ``owner`` inside it."""
+    return change._replace(path=("model", *owner, *change.path[1:]))
 
 
 def put(cfg: Config, path: Path, value: object) -> None:
@@ -141,30 +144,45 @@ def put(cfg: Config, path: Path, value: object) -> None:
         node[path[-1]] = value
 
 
-def _checked_backbone(cfg: Config) -> Mapping:
-    """The backbone's config; raises :class:`RefusedError` if it cannot be replaced alone."""
-    model = cfg.get("model")
-    if not model or not isinstance(model.get("backbone"), Mapping):
-        parts = (model or {}).items()
-        inner = [key for key, value in parts if isinstance(value, Mapping) and "backbone" in value]
-        where = f" (there is one in model.{inner[0]}: a model around a model)" if inner else ""
-        raise RefusedError(f"the config has no model.backbone{where}")
-    if "Track" in str((model.get("data_preprocessor") or {}).get("type")):
-        raise RefusedError("the model reads clips of video, not single images")
-    if "language_model" in model or "text_encoder" in model:
-        raise RefusedError("the model reads text as well: its backbone was trained together with words")
-    if any("rfp_backbone" in neck for _, neck in mappings(model.get("neck"), keys=())):
-        raise RefusedError("the neck feeds back into the backbone (RFP): it takes inputs beside the image")
-    shared = (model.get("roi_head") or {}).get("shared_head")
-    if shared:
-        kind = shared.get("type")
-        raise RefusedError(f"roi_head.shared_head ({kind}) is the last stage of the old backbone")
-    return model.backbone
+def _owner(cfg: Config) -> Path:
+    """Path from ``cfg.model`` to the model with the backbone; raises :class:`RefusedError` without one."""
+    owner = backbone_owner(cfg.get("model"))
+    if owner is None:
+        encoders = [key for key in cfg.get("model") or {} if key.endswith("_encoder")]
+        why = f": its {' and '.join(encoders)} were trained together" if encoders else ""
+        raise RefusedError(f"the config has no model.backbone{why}")
+    if not _view(cfg, owner).model.backbone.get("type"):
+        where = ".".join(("model", *map(str, owner), "backbone"))
+        raise RefusedError(f"{where} has no type: another library builds it, not mmengine's registry")
+    return owner
 
 
-def _image_channels(cfg: Config) -> int:
-    mean = (cfg.model.get("data_preprocessor") or {}).get("mean")
-    return len(mean) if mean else int(cfg.model.backbone.get("in_channels", 3))
+def _view(cfg: Config, owner: Path) -> Config:
+    """The config with the model at ``owner`` as its model."""
+    model = cfg.model
+    for key in owner:
+        model = model[key]
+    return Config(dict(cfg, model=model))
+
+
+def _image_channels(cfg: Config, owner: Path = ()) -> int:
+    for _, preprocessor in _preprocessors(cfg.model, owner):
+        if preprocessor.get("mean"):
+            return len(preprocessor["mean"])
+    return int(_view(cfg, owner).model.backbone.get("in_channels", 3))
+
+
+def _preprocessors(model: Mapping, owner: Path) -> Iterator[tuple[Path, Mapping]]:
+    """The preprocessors of the models from the outermost to the one at ``owner``, with their paths."""
+    path: Path = ("model",)
+    for key in (*owner, None):
+        found, where = model.get("data_preprocessor"), (*path, "data_preprocessor")
+        while isinstance(found, Mapping) and isinstance(found.get("data_preprocessor"), Mapping):
+            found, where = found["data_preprocessor"], (*where, "data_preprocessor")  # of several branches
+        if isinstance(found, Mapping):
+            yield where, found
+        if key is not None:
+            model, path = model[key], (*path, key)
 
 
 def _levels(levels: Levels) -> str:
@@ -172,8 +190,16 @@ def _levels(levels: Levels) -> str:
     return f"gave {list(levels.channels)} channels at strides {list(levels.strides)}{how}"
 
 
-def new_backbone(cfg: Config, arch: str | Mapping, stages: Stages, pretrained: str | None) -> dict:
-    backbone: dict = dict(type="mmengine.ConvNeXt", arch=arch, out_indices=list(stages.out_indices))
+def new_backbone(
+    cfg: Config,
+    arch: str | Mapping,
+    pretrained: str | None,
+    stages: Stages,
+    kind: str = "mmengine.ConvNeXt",
+    **options,
+) -> dict:
+    """Config of a ConvNeXt that returns ``stages``; ``options`` are further arguments of the class."""
+    backbone: dict = dict(type=kind, arch=arch, out_indices=list(stages.out_indices), **options)
     if stages.output_stride != 32:
         backbone["output_stride"] = stages.output_stride
     if _image_channels(cfg) != 3:
@@ -193,24 +219,27 @@ def regularisation(cfg: Config, arch: str | Mapping) -> Regularisation:
     return DETECTION.get(name, DETECTION["tiny"])
 
 
-def _preprocessor_changes(model: Mapping) -> Iterator[Change]:
-    old = model.get("data_preprocessor") or {}
-    if len(old.get("mean") or MEAN) != 3:
-        return
+def _preprocessor_changes(model: Mapping, owner: Path) -> Iterator[Change]:
+    """Mean, std and order of the channels; a model without a preprocessor reads images that are ready."""
     why = "ImageNet in RGB, as trained"
-    for key, value in dict(mean=MEAN, std=STD, bgr_to_rgb=True).items():
-        if old.get(key) != value:
-            yield Change(("model", "data_preprocessor", key), old.get(key), value, why)
-    if old.get("rgb_to_bgr"):
-        yield Change(("model", "data_preprocessor", "rgb_to_bgr"), True, False, why)
+    for path, old in _preprocessors(model, owner):
+        if len(old.get("mean") or MEAN) != 3:
+            continue
+        for key, value in dict(mean=MEAN, std=STD, bgr_to_rgb=True).items():
+            if old.get(key) != value:
+                yield Change((*path, key), old.get(key), value, why)
+        if old.get("rgb_to_bgr"):
+            yield Change((*path, "rgb_to_bgr"), True, False, why)
 
 
-def _weight_changes(cfg: Config) -> Iterator[Change]:
+def _weight_changes(cfg: Config, owner: Path) -> Iterator[Change]:
     """Changes that remove weights of the old backbone from other entries."""
-    named = {("model", "pretrained"): cfg.model.get("pretrained"), ("load_from",): cfg.get("load_from")}
-    init = cfg.model.get("init_cfg")
-    if is_pretrained(init):
-        named["model", "init_cfg"] = init
+    named = {("load_from",): cfg.get("load_from")}
+    for depth in range(len(owner) + 1):
+        model = _view(cfg, owner[:depth]).model
+        named[("model", *owner[:depth], "pretrained")] = model.get("pretrained")
+        if is_pretrained(model.get("init_cfg")):
+            named[("model", *owner[:depth], "init_cfg")] = model["init_cfg"]
     for path, value in named.items():
         if value:
             yield Change(path, value, None, "weights of a model with the old backbone")

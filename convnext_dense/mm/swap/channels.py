@@ -6,7 +6,7 @@ from typing import NamedTuple
 from convnext_dense.support.nested import Path, mappings
 
 IN_CHANNELS = ("in_channels", "in_channel", "c1_in_channels")  # how consumers name their input channels
-DECODER_CHANNELS = 256
+HEADS = ("decode_head", "auxiliary_head")  # of a segmentor: they say by `in_index` what they read
 NOT_CONSUMERS = ("backbone", "data_preprocessor", "train_cfg", "test_cfg")
 
 
@@ -43,27 +43,18 @@ def consumer_changes(
         yield from _region_changes(model.get("roi_head") or {}, old, new)
 
 
-def decoder_changes(model: Mapping, strides: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Change]:
-    """A feature pyramid in place of a backbone's own decoder, and heads that read it.
-
-    Args:
-        model: the model's config, without a neck.
-        strides: strides of the old levels, from coarse to fine; those below 4 are read at 4, as the
-            logits are resized anyway.
-        new: channels of ConvNeXt's four stages.
-    """
-    neck = dict(type="FPN", in_channels=list(new), out_channels=DECODER_CHANNELS, num_outs=len(new))
-    yield Change(("model", "neck"), None, neck, "takes the place of the old backbone's decoder")
-    for path, head in _heads(model):
+def read_levels(model: Mapping, count: int) -> tuple[int, ...]:
+    """Which of the ``count`` maps of a backbone its readers take; all of them where that is not said."""
+    heads = [head for key in HEADS for _, head in mappings(model.get(key), keys=())]
+    if model.get("neck") or not heads:
+        return tuple(range(count))
+    found: set[int] = set()
+    for head in heads:
         index = head.get("in_index", -1)
-        if not isinstance(index, int) or "in_channels" not in head:
-            continue
-        level = max(strides[index], 4).bit_length() - 3  # stride 4 -> 0, 8 -> 1
-        found = dict(in_index=level, in_channels=DECODER_CHANNELS)
-        for entry, value in found.items():
-            if head.get(entry) != value:
-                why = f"reads the pyramid at stride {4 * 2**level}"
-                yield Change((*path, entry), head.get(entry), value, why)
+        found.update(i % count for i in (index if isinstance(index, list | tuple) else [index]))
+        if "c1_in_channels" in head:  # reads the first map as well
+            found.add(0)
+    return tuple(sorted(found))
 
 
 def _heads(model: Mapping) -> Iterator[tuple[Path, Mapping]]:

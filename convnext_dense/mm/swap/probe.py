@@ -1,7 +1,9 @@
 """Outputs of a backbone, measured by running it, not guessed from its name."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -10,12 +12,22 @@ from torch import nn
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.models.meta_device import LinspaceOnCpu
+from convnext_dense.mm.type_names import PACKAGES, type_name
 
 SIZE = 256  # pixels; divisible by every stride up to 128
 STRIDES = (4, 8, 16, 32)  # of ConvNeXt's stages
 
-# Weights, and layers that need compiled ops and do not change shapes.
-_NO_SHAPE = ("init_cfg", "pretrained", "dcn", "stage_with_dcn", "sac", "stage_with_sac", "plugins")
+# Weights, layers that need compiled ops and do not change shapes, and the image beside the maps (RFP).
+_NO_SHAPE = (
+    "init_cfg",
+    "pretrained",
+    "dcn",
+    "stage_with_dcn",
+    "sac",
+    "stage_with_sac",
+    "plugins",
+    "output_img",
+)
 
 
 class RefusedError(UserError):
@@ -23,11 +35,19 @@ class RefusedError(UserError):
 
 
 class Levels(NamedTuple):
-    """The maps of a backbone: channels and stride of each, and whether dilation replaced strides."""
+    """The maps of a backbone.
+
+    Attributes:
+        channels: one entry per map.
+        strides: pixels per position of each map, rounded to a power of two.
+        dilated: whether dilation replaced strides.
+        test_level: the only map outside training, ``None`` if all are returned there.
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     dilated: bool
+    test_level: int | None = None
 
 
 class Stages(NamedTuple):
@@ -47,7 +67,10 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
     Raises:
         RefusedError: it does not build or run alone, or returns something other than maps of one image.
     """
-    kind = backbone.get("type")
+    kind = type_name(backbone) if not isinstance(backbone.get("type"), str) else backbone["type"]
+    package = kind.partition(".")[0]
+    if package in PACKAGES and find_spec(package) is None:
+        raise RefusedError(f"{kind} needs {package}, which is not installed")
     model, out = _run(backbone, torch.zeros(1, in_channels, SIZE, SIZE))
     maps = list(out) if isinstance(out, list | tuple) else [out]
     if not maps or not all(isinstance(m, torch.Tensor) and m.dim() == 4 for m in maps):
@@ -56,9 +79,17 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
         raise RefusedError(f"{kind} returns {maps[0].shape[0]} maps for one image (parallel branches)")
     if any(isinstance(m, nn.Conv2d) and min(m.stride) >= 16 for m in model.modules()):
         raise RefusedError(f"{kind} cuts the image into patches of 16 pixels or more at once: no pyramid")
-    if _count_in_training(model, in_channels) not in (None, len(maps)):
+    trained = _maps_in_training(model, in_channels)
+    if len(trained or maps) == len(maps):
+        return _levels(maps, model)
+    same = [i for i, m in enumerate(trained) if m.shape[1:] == maps[0].shape[1:]]
+    if isinstance(out, list | tuple) or not same:
         raise RefusedError(f"{kind} returns other things in training than in testing")
-    strides = tuple(round(SIZE / m.shape[2]) for m in maps)
+    return _levels(trained, model)._replace(test_level=same[-1])
+
+
+def _levels(maps: Sequence[torch.Tensor], model: nn.Module) -> Levels:
+    strides = tuple(2 ** round(math.log2(SIZE / m.shape[2])) for m in maps)
     return Levels(tuple(m.shape[1] for m in maps), strides, is_dilated(model))
 
 
@@ -78,8 +109,8 @@ def _run(backbone: Mapping, image: torch.Tensor) -> tuple[nn.Module, object]:
     raise RefusedError(f"{backbone.get('type')} does not run on an image alone ({said:.120})")
 
 
-def _count_in_training(model: nn.Module, in_channels: int) -> int | None:
-    """Number of outputs of a backbone in training mode, or ``None`` if it does not run alone."""
+def _maps_in_training(model: nn.Module, in_channels: int) -> list[torch.Tensor] | None:
+    """Outputs of a backbone in training mode, or ``None`` if it does not run alone or they are no maps."""
     model.train()
     device = next(model.parameters()).device
     try:
@@ -87,7 +118,8 @@ def _count_in_training(model: nn.Module, in_channels: int) -> int | None:
             out = model(torch.zeros(2, in_channels, SIZE, SIZE, device=device))
     except Exception:  # of a third-party class; the check after the swap will find it
         return None
-    return len(out) if isinstance(out, list | tuple) else 1
+    maps = list(out) if isinstance(out, list | tuple) else [out]
+    return maps if all(isinstance(m, torch.Tensor) and m.dim() == 4 for m in maps) else None
 
 
 def passed_on(neck: object, levels: Levels) -> dict[int, int]:
@@ -118,11 +150,6 @@ def is_dilated(model: nn.Module) -> bool:
     )
 
 
-def has_decoder(levels: Levels) -> bool:
-    """Whether a backbone returns the levels of its own decoder, from coarse to fine (U-Net)."""
-    return len(levels.strides) > 1 and list(levels.strides) == sorted(set(levels.strides), reverse=True)
-
-
 def choose_stages(levels: Levels) -> Stages:
     """The stages of a ConvNeXt that replace each level.
 
@@ -132,8 +159,6 @@ def choose_stages(levels: Levels) -> Stages:
     Raises:
         RefusedError: levels that no ConvNeXt has.
     """
-    if has_decoder(levels):
-        return Stages(tuple(range(len(STRIDES))), 32)
     strides = levels.strides
     if any(stride not in STRIDES for stride in strides):
         wrong = [stride for stride in strides if stride not in STRIDES]

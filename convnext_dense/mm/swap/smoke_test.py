@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
@@ -11,13 +10,17 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
-from convnext_dense.support.nested import mappings
+from convnext_dense.mm.config.edit import set_plain_batch_norm
+from convnext_dense.mm.config.inner_model import backbone_owner
+from convnext_dense.mm.swap.language import SmallLanguageModel
+from convnext_dense.mm.swap.synthetic import test_batches, training_batch
+from convnext_dense.mm.type_names import is_pretrained
+from convnext_dense.support.nested import Path, mappings
 
 # Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller size is enough.
 SIZE = {"mmseg": 64}
 DEFAULT_SIZE, LARGE_SIZE = 128, 320
-LOAD = dict(num_points=256, max_per_img=50, nms_pre=100)
+LOAD = dict(num_points=256, max_per_img=50, nms_pre=100, num_cp=-1)
 
 
 class TrialError(UserError):
@@ -48,13 +51,15 @@ def try_model(cfg: Config, size: int | None = None) -> None:
 
 def _try_once(cfg: Config, size: int) -> None:
     cfg = Config(cfg.to_dict())
-    set_pretrained(cfg, "none")
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
+    _without_downloads(cfg.model)
     _small_load(cfg.model)
-    preprocessor = cfg.model.get("data_preprocessor", {})
-    preprocessor.pop("batch_augments", None)  # they pad to 1024x1024 and more
-    if preprocessor.get("size"):
-        preprocessor["size"] = (size, size)  # segmentors pad to the crop of the recipe
+    for _, node in mappings(cfg.model):
+        preprocessor = node.get("data_preprocessor")
+        if isinstance(preprocessor, Mapping):
+            preprocessor.pop("batch_augments", None)  # they pad to 1024x1024 and more
+            if preprocessor.get("size"):
+                preprocessor["size"] = (size, size)  # segmentors pad to the crop of the recipe
     scope = cfg.get("default_scope") or "mmengine"
     init_default_scope(scope)
     torch.manual_seed(0)
@@ -63,18 +68,44 @@ def _try_once(cfg: Config, size: int) -> None:
     hub = MessageHub.get_current_instance()  # some losses warm up by iterations
     hub.update_info("iter", 0)
     hub.update_info("epoch", 0)
-    batch = synthetic_batch(scope, model, size)
     running: list[str] = []
     with _watched(model, running):
         with failing_as("a training step", running):
             model.train()
-            losses = model(**model.data_preprocessor(batch, True), mode="loss")
-            loss, _ = model.parse_losses(losses)
+            loss, _ = model.parse_losses(_losses(model, scope, (size, size), backbone_owner(cfg.model)))
             loss.backward()
         with failing_as("a prediction", running), torch.no_grad():
             model.eval()
-            model.test_step(synthetic_batch(scope, model, size))
+            for batch in test_batches(scope, model, (size, size)):
+                model.test_step(batch)
     _check_gradients(model)
+
+
+def _losses(model: nn.Module, scope: str, hw: tuple[int, int], owner: Path | None) -> dict:
+    """Losses of one step; of the detector inside a tracker that does not train itself."""
+    batch = model.data_preprocessor(training_batch(scope, model, hw), True)
+    try:
+        return model(**batch, mode="loss")
+    except NotImplementedError:
+        inner = model.get_submodule(".".join(map(str, owner or ())))
+        if inner is model:
+            raise
+        samples = [
+            sample[0] if hasattr(sample, "video_data_samples") else sample for sample in batch["data_samples"]
+        ]
+        images = batch["inputs"]
+        return inner.loss(images[:, 0] if images.dim() == 5 else images, samples)
+
+
+def _without_downloads(model: Mapping) -> None:
+    """Random weights everywhere, also in teachers, and a small text encoder."""
+    for _, node in mappings(model):
+        if is_pretrained(node.get("init_cfg")):
+            node["init_cfg"] = None
+        for key in ("pretrained", "teacher_ckpt"):
+            node.pop(key, None)
+        if "language_model" in node:
+            node["language_model"] = dict(type=SmallLanguageModel)
 
 
 def _small_load(model: Mapping) -> None:
@@ -115,71 +146,6 @@ def _watched(model: nn.Module, running: list[str]) -> Iterator[None]:
 
 
 def _check_gradients(model: nn.Module) -> None:
-    parameters = dict(model.backbone.named_parameters())
-    without = [name for name, p in parameters.items() if p.requires_grad and p.grad is None]
-    if len(without) == len(parameters):
+    parameters = [p for name, p in model.named_parameters() if "backbone." in name and p.requires_grad]
+    if parameters and all(p.grad is None for p in parameters):
         raise TrialError("the loss does not depend on the backbone: no parameter of it has a gradient")
-
-
-def synthetic_batch(scope: str, model: nn.Module, size: int) -> dict:
-    """Two images of noise with annotations, in the format of that toolbox's data loader."""
-    generator = torch.Generator().manual_seed(0)
-    mean = getattr(model.data_preprocessor, "mean", None)
-    shape = (3 if mean is None else len(mean), size, size)
-    images = [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(2)]
-    make = {"mmseg": _segmentation, "mmpretrain": _classification}.get(scope, _detection)
-    return dict(inputs=images, data_samples=[make(model, size, generator) for _ in images])
-
-
-def _segmentation(model: nn.Module, size: int, generator: torch.Generator):
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
-    classes = max(int(getattr(head, "num_classes", 2)) for head in heads)
-    sample = SegDataSample(
-        metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size), flip=False)
-    )
-    labels = torch.randint(classes, (1, size, size), generator=generator)
-    sample.gt_sem_seg = PixelData(data=labels)
-    sample.gt_edge_map = PixelData(data=(labels > 0).long())
-    return sample
-
-
-def _classification(model: nn.Module, size: int, generator: torch.Generator):
-    from mmpretrain.structures import DataSample
-
-    return DataSample().set_gt_label(0)
-
-
-def _detection(model: nn.Module, size: int, generator: torch.Generator):
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData, PixelData
-
-    boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0], [40.0, 30.0, 110.0, 120.0]]) * size / 128
-    masks = torch.zeros(2, size, size, dtype=torch.uint8)
-    for mask, box in zip(masks, boxes.int().tolist(), strict=True):
-        mask[box[1] : box[3], box[0] : box[2]] = 1
-    metainfo = dict(
-        img_shape=(size, size),
-        ori_shape=(size, size),
-        pad_shape=(size, size),
-        batch_input_shape=(size, size),
-        scale_factor=(1.0, 1.0),
-        flip=False,
-        img_id=0,
-        img_path="synthetic.jpg",
-        border=np.array([0, size, 0, size]),  # CenterNet crops it
-    )
-    sample = DetDataSample(metainfo=metainfo)
-    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]))
-    if any("mask" in name for name, _ in model.named_modules()):
-        sample.gt_instances.masks = BitmapMasks(masks.numpy(), size, size)
-    none = torch.zeros(0, dtype=torch.long)
-    sample.ignored_instances = InstanceData(
-        bboxes=boxes[:0], labels=none, masks=BitmapMasks(masks[:0].numpy(), size, size)
-    )
-    sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, size, size, dtype=torch.long))
-    sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2), labels=torch.tensor([0, 0]))
-    return sample

@@ -19,7 +19,7 @@ from convnext_dense.support.text_tables import aligned
 
 LINE = 100  # characters of a written config
 WIDTH = 48  # characters of a value in the table
-_ORDER = ("custom_imports", "load_from", "model", "optim_wrapper")
+_ORDER = ("custom_imports", "load_from", "model", "optim_wrapper", "find_unused_parameters")
 
 
 def format_changes(changes: Sequence[Change]) -> str:

@@ -34,7 +34,6 @@ ATTO = ARCHS["atto"].dims
         ((4, 8, 16, 16), True, Stages((0, 1, 2, 3), 16)),  # DeepLab at stride 16
         ((8,), True, Stages((3,), 8)),
         ((16,), True, Stages((3,), 16)),  # DETR-DC5
-        ((16, 8, 4, 2, 1), False, Stages((0, 1, 2, 3), 32)),  # U-Net's decoder
         ((8, 16), True, Stages((1, 3), 16)),  # SSD's VGG, whose last layers are dilated
     ],
 )
@@ -48,6 +47,7 @@ def test_stages_follow_the_strides(strides, dilated, expected):
         ((1, 4, 8), False, r"levels of stride \[1\]; ConvNeXt has"),
         ((16, 16, 16, 16), False, "which repeat without dilation: no pyramid"),
         ((8, 16, 8), False, "rise from one stage to the next"),
+        ((32, 16, 8, 4), False, "rise from one stage to the next"),  # a decoder
         ((4, 4), True, "ConvNeXt would have"),
     ],
 )
@@ -264,12 +264,22 @@ def test_the_optimizer_stays_when_asked_and_adam_keeps_its_rate():
     ("change", "words"),
     [
         (lambda cfg: cfg.model.pop("backbone"), "the config has no model.backbone"),
-        (lambda cfg: cfg.model.update(language_model=dict(type="BertModel")), "reads text as well"),
-        (lambda cfg: cfg.model.data_preprocessor.update(type="TrackDataPreprocessor"), "clips of video"),
-        (lambda cfg: cfg.model.neck.update(rfp_backbone=dict()), "feeds back into the backbone"),
+        (
+            lambda cfg: cfg.model.update(
+                backbone=None, image_encoder=dict(type="ViT"), text_encoder=dict(type="CLIP")
+            ),
+            "no model.backbone: its image_encoder and text_encoder were trained together",
+        ),
+        (lambda cfg: cfg.model.backbone.pop("type"), "model.backbone has no type: another library"),
         (
             lambda cfg: cfg.model.update(roi_head=dict(shared_head=dict(type="ResLayer"))),
-            "shared_head \\(ResLayer",
+            r"shared_head \(ResLayer\) over strides \[4, 8, 16, 32\]",
+        ),
+        (
+            lambda cfg: (
+                cfg.model.neck.update(rfp_backbone=dict()) or cfg.model.backbone.update(out_indices=(1, 2, 3))
+            ),
+            r"an RFP over levels of strides \[8, 16, 32\]",
         ),
     ],
 )

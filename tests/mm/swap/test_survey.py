@@ -32,8 +32,8 @@ def test_a_sample_of_the_zoo_passes(name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("mmdet::detectors/detectors_htc-r50_1x_coco.py", "RFP"),
-        ("mmseg::cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py", "levels of stride"),
+        ("mmdet::misc/d2_retinanet_r50-caffe_fpn_ms-90k_coco.py", "another library builds it"),
+        ("mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py", "parallel branches"),
         ("mmseg::setr/setr_vit-l_naive_8xb1-80k_cityscapes-768x768.py", "at once: no pyramid"),
     ],
 )
