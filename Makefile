@@ -1,4 +1,4 @@
-# make demo | learn | test | test-all | soak | setup | ops | peers | zoo | doctor | lint | bench | tables
+# make demo | learn | test | test-all | soak | setup | ops | peers | zoo | matrix | doctor | lint | bench | tables
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PEERS := .venv-peers
 
-.PHONY: help setup demo learn test test-all soak lint format ops peers zoo doctor bench tables
+.PHONY: help setup demo learn test test-all soak lint format ops peers zoo matrix doctor bench tables
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
@@ -19,6 +19,7 @@ help:
 	@echo "make ops      compile mmcv's ops against the installed torch (five to ten minutes, once)"
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
 	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; resumes where it stopped)"
+	@echo "make matrix   ROWS=...: this package in ten environments (two hours; rows tried on this code are left out)"
 	@echo "make doctor   what this machine has, and remedies for what it lacks"
 	@echo "make lint     ruff, the types of the core, and spelling; make format rewrites"
 	@echo "make bench    speed ratios against the peers"
@@ -85,6 +86,9 @@ peers: $(PEERS)/.installed
 zoo: $(RUNTIME)
 	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py
+
+matrix: $(RUNTIME)
+	$(PY) -W ignore tools/dev/matrix.py $(ROWS)
 
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py

@@ -24,8 +24,9 @@ FOLDER = ROOT / ".venv-matrix"
 
 
 class Row(NamedTuple):
-    """An environment: what pip is asked for, and whether mmcv is compiled then."""
+    """An environment: what it is, what pip is asked for, and whether mmcv is compiled then."""
 
+    text: str
     requirements: tuple[str, ...]
     compiled: bool = False
 
@@ -54,16 +55,28 @@ OLDEST = (
 )
 
 ROWS = {
-    "official": Row(OFFICIAL),
-    "official-torch-2.14": Row(changed(OFFICIAL, *TORCH_2_14)),
-    "official-compiled": Row(OFFICIAL, compiled=True),
-    "onedl": Row(ONEDL),
-    "onedl-compiled": Row(ONEDL, compiled=True),
-    "onedl-torch-2.14": Row(changed(ONEDL, *TORCH_2_14)),
-    "oldest": Row(OLDEST),
-    "mmpretrain": Row(changed(OFFICIAL, "mmpretrain==1.2.0", "importlib_metadata==10.2.0")),
-    "onedl-mmpretrain": Row(changed(ONEDL, "onedl-mmpretrain==1.3.6")),
-    "core": Row(("torch==2.13.0", "numpy==2.4.6", "safetensors==0.8.0", "filelock==4.3.1", *PYTEST)),
+    "official": Row("the official line, as `make setup` installs it", OFFICIAL),
+    "official-torch-2.14": Row(
+        "the same with torch 2.14.1 and torchvision, a CUDA build", changed(OFFICIAL, *TORCH_2_14)
+    ),
+    "official-compiled": Row("the official line, mmcv compiled by `make ops`", OFFICIAL, compiled=True),
+    "onedl": Row("the OneDL fork as pip installs it, mmcv without operators", ONEDL),
+    "onedl-compiled": Row("the OneDL fork, mmcv compiled by `make ops`", ONEDL, compiled=True),
+    "onedl-torch-2.14": Row(
+        "the OneDL fork with torch 2.14.1 and torchvision, a CUDA build", changed(ONEDL, *TORCH_2_14)
+    ),
+    "oldest": Row("the lower ends of the supported ranges", OLDEST),
+    "mmpretrain": Row(
+        "the official line with mmpretrain beside",
+        changed(OFFICIAL, "mmpretrain==1.2.0", "importlib_metadata==10.2.0"),
+    ),
+    "onedl-mmpretrain": Row(
+        "the OneDL fork with its mmpretrain beside", changed(ONEDL, "onedl-mmpretrain==1.3.6")
+    ),
+    "core": Row(
+        "torch, numpy and safetensors alone",
+        ("torch==2.13.0", "numpy==2.4.6", "safetensors==0.8.0", "filelock==4.3.1", *PYTEST),
+    ),
 }
 
 
