@@ -22,13 +22,15 @@ class Complexity(NamedTuple):
 
     Attributes:
         params: parameters, frozen ones too.
-        macs: multiply-accumulates.
+        macs: multiply-accumulates by the definition of the layers, which the paper's tables count.
         shape: (height, width) of the image in pixels.
+        computed: multiply-accumulates that this package computes; ``None`` if they are ``macs``.
     """
 
     params: int
     macs: int
     shape: tuple[int, int]
+    computed: int | None = None
 
     @property
     def params_m(self) -> float:
@@ -89,19 +91,19 @@ class Comparison(NamedTuple):
             width=self.counted.shape[1],
             params=self.counted.params,
             macs=self.counted.macs,
+            computed_macs=self.counted.computed or self.counted.macs,
             paper_params_m=self.paper_params_m,
             paper_macs_g=self.paper_macs_g,
         )
 
 
 def format_table(rows: Sequence[Comparison]) -> str:
-    """Rows as aligned text, with the difference from the paper."""
-    table = [("row", "height x width", "params M", "paper", "diff", "MACs G", "paper", "diff")]
+    """Rows as aligned text, with the difference from the paper, and the MACs that are really computed."""
+    table = [("row", "height x width", "params M", "paper", "diff", "MACs G", "paper", "diff", "computed G")]
     for name, counted, params_m, macs_g in rows:
         size = f"{counted.shape[0]}x{counted.shape[1]}"
-        table.append(
-            (name, size, *_beside(counted.params_m, params_m, 1), *_beside(counted.macs_g, macs_g, 2))
-        )
+        params, macs = _beside(counted.params_m, params_m, 1), _beside(counted.macs_g, macs_g, 2)
+        table.append((name, size, *params, *macs, f"{(counted.computed or counted.macs) / 1e9:.2f}"))
     return aligned(table, "lr")
 
 

@@ -13,9 +13,51 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 HW = tuple[int, int]
+
+
+class ConvOverResized(nn.Conv2d):
+    """A 3x3 convolution over maps that are resized to the first one's size and concatenated.
+
+    Attributes:
+        align_corners: of the interpolation.
+        resize_first: resize, concatenate and convolve, in that order; else as this module's head says.
+    """
+
+    align_corners = False
+    resize_first = False
+
+    @classmethod
+    def around(cls, conv: nn.Conv2d, align_corners: bool, resize_first: bool) -> "ConvOverResized":
+        """A module with the parameters of ``conv``, which pads by one pixel; no random numbers are drawn."""
+        new = skip_init(cls, conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+        new.weight, new.bias = conv.weight, conv.bias
+        new.align_corners, new.resize_first = align_corners, resize_first
+        return new
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:  # type: ignore[override]  # several maps, not one
+        """Maps (N, C_i, H_i, W_i) -> (N, C_out, H_0, W_0)."""
+        if self.resize_first:
+            return super().forward(concatenated(maps, self.align_corners))
+        return conv_over_resized(maps, self.weight, self.bias, self.align_corners)
+
+
+def concatenated(maps: Sequence[Tensor], align_corners: bool) -> Tensor:
+    """Maps (N, C_i, H_i, W_i) -> (N, sum of C_i, H_0, W_0), all resized to the size of the first."""
+    first, *others = maps
+    return torch.cat([first, *(resized(x, _hw(first), align_corners) for x in others)], 1)
+
+
+def _hw(x: Tensor) -> HW:
+    return x.shape[-2], x.shape[-1]
+
+
+def resized(x: Tensor, hw: HW, align_corners: bool) -> Tensor:
+    """Bilinear: (N, C, h, w) -> (N, C, H, W); ``x`` itself if it has that size."""
+    return x if _hw(x) == hw else F.interpolate(x, hw, mode="bilinear", align_corners=align_corners)
 
 
 def conv_over_resized(
@@ -33,19 +75,17 @@ def conv_over_resized(
         (N, C_out, H_0, W_0).
     """
     first, *others = maps
-    hw = first.shape[2:]
+    hw = _hw(first)
     own, *parts = weight.split([x.shape[1] for x in maps], dim=1)
-    resized, resized_weights = [first], [own]
+    whole, whole_weights = [first], [own]
     split = []
     for x, part in zip(others, parts, strict=True):
-        if pays(x.shape[2:], hw, x.shape[1], len(weight)):
+        if pays(_hw(x), hw, x.shape[1], len(weight)):
             split.append((x, part))
-            continue
-        if x.shape[2:] != hw:
-            x = F.interpolate(x, hw, mode="bilinear", align_corners=align_corners)
-        resized.append(x)
-        resized_weights.append(part)
-    out = F.conv2d(torch.cat(resized, 1), torch.cat(resized_weights, 1), bias, padding=1)
+        else:
+            whole.append(resized(x, hw, align_corners))
+            whole_weights.append(part)
+    out = F.conv2d(torch.cat(whole, 1), torch.cat(whole_weights, 1), bias, padding=1)
     shape = out.shape
     out = out.flatten(0, 1)  # (N * C_out, H, W)
     for x, part in split:
@@ -96,6 +136,5 @@ def taps_of_resized(x: Tensor, weight: Tensor, hw: HW, align_corners: bool) -> t
 def resizing_taps(small: int, large: int, align_corners: bool, like: Tensor) -> Tensor:
     """(3, small, large): ``v @ matrix[k]`` resizes ``v`` and shifts it by ``k - 1``, with zeros outside."""
     identity = torch.eye(small, dtype=like.dtype, device=like.device).view(1, small, 1, small)
-    resized = F.interpolate(identity, (1, large), mode="bilinear", align_corners=align_corners)[0, :, 0]
-    padded = F.pad(resized, (1, 1))
+    padded = F.pad(resized(identity, (1, large), align_corners)[0, :, 0], (1, 1))
     return torch.stack([padded[:, k : k + large] for k in range(3)])

@@ -61,7 +61,7 @@ def test_table_2(row):
 def test_table_shows_the_difference_or_a_dash():
     rows = [
         Comparison("cascade/convnext_b_3x", Complexity(145_800_000, 963_570_000_000, (800, 1280)), 146, 964),
-        Comparison("own.py", Complexity(1_000_000, 2_000_000_000, (64, 32))),
+        Comparison("own.py", Complexity(1_000_000, 2_000_000_000, (64, 32), computed=1_500_000_000)),
     ]
     lines = format_table(rows).splitlines()
     assert lines[1].split() == [
@@ -73,5 +73,6 @@ def test_table_shows_the_difference_or_a_dash():
         "963.57",
         "964",
         "-0.43",
+        "963.57",
     ]
-    assert lines[2].split() == ["own.py", "64x32", "1.0", "-", "-", "2.00", "-", "-"]
+    assert lines[2].split() == ["own.py", "64x32", "1.0", "-", "-", "2.00", "-", "-", "1.50"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convnext_dense.bench.complexity import Complexity, count_macs, count_params
 from convnext_dense.errors import ArgumentError
+from convnext_dense.layers.resized_conv import ConvOverResized
 from convnext_dense.mm.models.meta_device import build_on_meta
 
 DETECTION_SHAPE = (800, 1280)
@@ -33,11 +34,17 @@ def config_complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Comp
     model = build_on_meta(cfg)
     shape = shape or protocol_shape(model)
     image = torch.empty(1, 3, *shape, device="meta")
-    if getattr(model, "with_roi_head", False):
-        macs = count_macs(lambda: two_stage_forward(model, image))
-    else:
-        macs = count_macs(lambda: model(image, mode="tensor"))
-    return Complexity(count_params(model), macs, shape)
+
+    def forward() -> object:
+        two_stages = getattr(model, "with_roi_head", False)
+        return two_stage_forward(model, image) if two_stages else model(image, mode="tensor")
+
+    computed = count_macs(forward)
+    for module in model.modules():
+        if isinstance(module, ConvOverResized):
+            module.resize_first = True  # as the published counts
+    macs = count_macs(forward)
+    return Complexity(count_params(model), macs, shape, None if computed == macs else computed)
 
 
 def protocol_shape(model: nn.Module) -> tuple[int, int]:

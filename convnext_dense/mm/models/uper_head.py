@@ -1,48 +1,13 @@
 """UperNet's head with two thirds of its multiply-adds, and the same parameters and outputs."""
 
-import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead as _UPerHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
-from convnext_dense.layers.resized_conv import conv_over_resized
+from convnext_dense.layers.resized_conv import ConvOverResized, concatenated
 from convnext_dense.mm.models.float32 import METHODS, float32_subclass
 from convnext_dense.mm.models.registry import MODELS
-
-
-class ConvOverResized(nn.Conv2d):
-    """A 3x3 convolution over maps that are resized to the first one's size and concatenated.
-
-    Attributes:
-        align_corners: of the interpolation.
-        resize_first: resize, concatenate and convolve, in that order; else as in ``layers.resized_conv``.
-    """
-
-    align_corners = False
-    resize_first = False
-
-    @classmethod
-    def around(cls, conv: nn.Conv2d, align_corners: bool, resize_first: bool) -> "ConvOverResized":
-        """A module with the parameters of ``conv``; no random numbers are drawn."""
-        new = skip_init(cls, conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
-        new.weight, new.bias = conv.weight, conv.bias
-        new.align_corners, new.resize_first = align_corners, resize_first
-        return new
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Maps (N, C_i, H_i, W_i) -> (N, C_out, H_0, W_0)."""
-        if self.resize_first:
-            return super().forward(concatenated(maps, self.align_corners))
-        return conv_over_resized(maps, self.weight, self.bias, self.align_corners)
-
-
-def concatenated(maps: list[Tensor], align_corners: bool) -> Tensor:
-    """Maps (N, C_i, H_i, W_i) -> (N, sum of C_i, H_0, W_0)."""
-    first, *others = maps
-    resized = (resize(x, first.shape[2:], mode="bilinear", align_corners=align_corners) for x in others)
-    return torch.cat([first, *resized], 1)
 
 
 @MODELS.register_module(force=True)  # in place of the subclass that ``float32`` made
