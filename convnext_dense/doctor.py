@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from packaging.specifiers import SpecifierSet
 
 from convnext_dense.support.system import installed_version
-from convnext_dense.toolboxes import DISTRIBUTIONS, Toolbox, breaks, fault, mixture, read_toolboxes
+from convnext_dense.toolboxes import DISTRIBUTIONS, Fault, Toolbox, breaks, fault, mixture, read_toolboxes
 
 Status = Literal["ok", "note", "fail"]
 
@@ -94,13 +94,17 @@ def check_toolboxes(boxes: Mapping[str, Toolbox]) -> list[Check]:
     for box in boxes.values():
         wrong = fault(box, boxes)
         if wrong:
-            checks.append(Check(box.module, "note" if box.checkout else "fail", *wrong))
+            checks.append(_of_fault(box.module, wrong))
         elif not box.absent:
             mended = breaks(box)
             detail = f"{box} (mended here: {'; '.join(mended)})" if mended else str(box)
             checks.append(Check(box.module, "ok", detail))
     mixed = mixture(boxes)
-    return [*checks, Check("toolboxes", "fail", *mixed)] if mixed else checks
+    return [*checks, _of_fault("toolboxes", mixed)] if mixed else checks
+
+
+def _of_fault(name: str, wrong: Fault) -> Check:
+    return Check(name, "fail" if wrong.stops else "note", wrong.text, wrong.remedy)
 
 
 def check_opencv(versions: Mapping[str, str | None]) -> Check | None:

@@ -198,10 +198,17 @@ def _installs(dist: metadata.Distribution, module: str, folder: Path) -> bool:
 
 
 class Fault(NamedTuple):
-    """Something wrong in one line, and the command that mends it."""
+    """Something wrong in one line, and the command that mends it.
+
+    Attributes:
+        text: what is wrong.
+        remedy: a command.
+        stops: whether training cannot be relied on; else it is only untested.
+    """
 
     text: str
     remedy: str
+    stops: bool = True
 
 
 def requirement(module: str, line: Line) -> str:
@@ -267,7 +274,9 @@ def mixture(boxes: Mapping[str, Toolbox]) -> Fault | None:
         pairs = "; ".join(" and ".join(map(str, box.owners)) for box in doubled)
         return Fault(f"{pairs} overwrite each other's files", remedy)
     other = [str(o) for b in boxes.values() for o in b.owners if o.line != keep]
-    return Fault(f"{', '.join(other)} beside toolboxes of the {keep} line", remedy)
+    refused = boxes["mmcv"].line == "onedl" and "official" in (boxes["mmdet"].line, boxes["mmseg"].line)
+    why = "which refuse each other" if refused else "which are not tested together"
+    return Fault(f"{', '.join(other)} beside toolboxes of the {keep} line, {why}", remedy, refused)
 
 
 def fault(box: Toolbox, boxes: Mapping[str, Toolbox]) -> Fault | None:
@@ -292,10 +301,14 @@ def faults(boxes: Mapping[str, Toolbox]) -> list[Fault]:
 
 def _checkout_fault(box: Toolbox) -> Fault | None:
     if box.owners:
-        return Fault(f"{box}, hides {box.owners[0]}", "unset PYTHONPATH, or pip install -e that checkout")
+        return Fault(
+            f"{box}, hides {box.owners[0]}", "unset PYTHONPATH, or pip install -e that checkout", False
+        )
     ranges = [SUPPORTED[line][box.module] for line in SUPPORTED]
     if box.version and not any(_fits(box.version, tested) for tested in ranges):
-        return Fault(f"{box}, needs {' or '.join(ranges)}", "check out a version in one of these ranges")
+        return Fault(
+            f"{box}, needs {' or '.join(ranges)}", "check out a version in one of these ranges", False
+        )
     return None
 
 

@@ -61,6 +61,11 @@ def test_a_mixture_is_one_line():
     assert failed[0].remedy == "pip uninstall -y mmcv-lite onedl-mmcv && pip install 'convnext_dense[onedl]'"
 
 
+def test_an_untested_mixture_is_a_note():
+    checks = verdicts(*OFFICIAL[:2], ONEDL[2], OFFICIAL[3])
+    assert [check.status for check in checks.values()] == ["ok"] * 4 + ["note"]
+
+
 def test_opencv_in_two_versions():
     same = {
         "opencv-python": "4.12.0.88",
