@@ -158,15 +158,19 @@ def check_mmpretrain(installed: bool) -> Check | None:
     good, line = probe(_MMPRETRAIN) if installed else (True, "")
     if good:
         return None
-    remedy = "pip install 'transformers<5' if that is what it misses; only mmpretrain's models need it"
+    remedy = f"{_after_import_error(line)} (only mmpretrain's own models need it)"
     return Check("mmpretrain", "note", f"does not import: {line}", remedy)
 
 
 def _after_import_error(line: str) -> str:
     """The remedy for the last line of a failed import."""
     missing = re.search(r"No module named '(\w+)", line)
+    if missing and missing[1] == "torchvision":  # the newest would bring another torch
+        return "install the torchvision that matches this torch"
     if missing and missing[1] not in DISTRIBUTIONS:
         return f"pip install {_PACKAGES.get(missing[1], missing[1])}"
+    if "from 'transformers" in line:
+        return "mmpretrain's multimodal models need a transformers below 5"
     return "fix the lines above first"
 
 

@@ -84,7 +84,12 @@ def test_opencv_in_two_versions():
     [
         ("No module named 'ftfy'", "pip install ftfy"),
         ("No module named 'yaml.nodes'", "pip install pyyaml"),
+        ("No module named 'torchvision'", "install the torchvision that matches this torch"),
         ("No module named 'mmdet'", "fix the lines above first"),
+        (
+            "cannot import name 'apply_chunking_to_forward' from 'transformers.modeling_utils'",
+            "mmpretrain's multimodal models need a transformers below 5",
+        ),
         ("libGL.so.1: cannot open shared object file", "fix the lines above first"),
     ],
 )
@@ -102,7 +107,14 @@ def test_a_toolbox_that_does_not_import(monkeypatch, error, remedy):
 def test_ops_by_name(monkeypatch, line, status):
     monkeypatch.setattr(doctor, "probe", lambda code: (True, line))
     check = doctor.check_ops()
-    assert check.status == status and ("nvcc" in check.remedy) == (status == "note")
+    assert check.status == status and ("--force" in check.remedy) == (status == "note")
+
+
+def test_an_mmpretrain_that_does_not_import_is_a_note(monkeypatch):
+    monkeypatch.setattr(doctor, "_MMPRETRAIN", "raise ModuleNotFoundError(\"No module named 'einops'\")")
+    assert doctor.check_mmpretrain(False) is None
+    check = doctor.check_mmpretrain(True)
+    assert check.status == "note" and check.remedy.startswith("pip install einops (only")
 
 
 def test_a_probe_survives_a_crash():

@@ -1,6 +1,7 @@
 """Which distribution serves an import name, and what to do about it, as tables over environments."""
 
 import importlib
+import re
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from environments import MODULE, OFFICIAL, ONEDL, environment
 from packaging.specifiers import SpecifierSet
+from repository import ROOT
 
 from convnext_dense import toolboxes
 from convnext_dense.toolboxes import DISTRIBUTIONS, SUPPORTED
@@ -264,6 +266,15 @@ def test_every_toolbox_has_a_range_on_each_line():
         assert list(ranges) == list(DISTRIBUTIONS)
         assert all(SpecifierSet(wanted) for wanted in ranges.values())
         assert all(line in names.values() for names in DISTRIBUTIONS.values())
+
+
+def test_the_extras_ask_for_these_ranges():
+    asked = re.findall(r'"([\w-]+)([<>=].*?)"', (ROOT / "setup.py").read_text())
+    asked = {name: wanted for name, wanted in asked if name in MODULE}
+    assert len(asked) >= 4
+    for name, wanted in asked.items():
+        module = MODULE[name]
+        assert wanted == SUPPORTED[DISTRIBUTIONS[module][name]][module]
 
 
 def test_reading_imports_no_toolbox():
