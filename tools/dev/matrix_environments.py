@@ -68,10 +68,11 @@ ROWS = {
     "oldest": Row("the lower ends of the supported ranges", OLDEST),
     "mmpretrain": Row(
         "the official line with mmpretrain beside",
-        changed(OFFICIAL, "mmpretrain==1.2.0", "importlib_metadata==10.2.0"),
+        # mmpretrain imports torchvision: these two builds fit each other
+        changed(OFFICIAL, *TORCH_2_14, "mmpretrain==1.2.0", "importlib_metadata==10.2.0"),
     ),
     "onedl-mmpretrain": Row(
-        "the OneDL fork with its mmpretrain beside", changed(ONEDL, "onedl-mmpretrain==1.3.6")
+        "the OneDL fork with its mmpretrain beside", changed(ONEDL, *TORCH_2_14, "onedl-mmpretrain==1.3.6")
     ),
     "core": Row(
         "torch, numpy and safetensors alone",
