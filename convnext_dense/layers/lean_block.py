@@ -184,6 +184,19 @@ def pieces(x: Tensor, whole_samples: bool) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
+def _with_piece(whole: Tensor, piece: slice, part: Tensor, count: int) -> Tensor:
+    """(rows so far or none, C), (rows of the piece, C) -> (count, C): no copy of a piece that is all of it.
+
+    On a GPU every piece is, and there a pass over memory is what costs time.
+    """
+    if len(part) == count:
+        return part.to(whole.dtype)
+    if len(whole) < count:
+        whole = whole.new_empty(count, whole.shape[1])
+    whole[piece] = part
+    return whole
+
+
 def split_scale(gamma: Tensor | None, product: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
     """Layer scale -> the factor to fold into the second product and the one to apply after it.
 
@@ -207,7 +220,7 @@ class _Pointwise(torch.autograd.Function):
         w1, b1 = weights.w1.to(plan.product), weights.b1.to(plan.product)
         rows = x.reshape(-1, x.shape[-1])  # (N, H, W, C) -> (N H W, C)
         hidden = rows.new_empty((len(rows), len(w1)), dtype=plan.product) if plan.keep_hidden else None
-        y = rows.new_empty(rows.shape, dtype=plan.output)
+        y = rows.new_empty((0, x.shape[-1]), dtype=plan.output)
         for piece in pieces(x, weights.grn_gamma is not None):
             n = F.layer_norm(rows[piece].to(plan.norm), x.shape[-1:], *weights[:2], plan.eps)
             n = n.to(plan.product)
@@ -216,7 +229,7 @@ class _Pointwise(torch.autograd.Function):
             if weights.grn is not None:
                 z = _grn(by_sample(z, x), *weights.grn)[0].view_as(z).to(plan.product)
             product = linear(z, w2, b2)
-            y[piece] = product if scale is None else product * scale
+            y = _with_piece(y, piece, product if scale is None else product * scale, len(rows))
         ctx.plan = plan
         ctx.save_for_backward(x, hidden, *parameters)
         return y.view(x.shape)
@@ -264,7 +277,7 @@ def _backward(
     rows, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
     wide = torch.promote_types(plan.product, torch.float32)  # dtype of sums over pieces
     total = Weights._make(None if w is None else torch.zeros_like(w, dtype=wide) for w in weights)
-    dx = torch.empty_like(rows) if of_norm else None
+    dx = rows.new_empty((0, x.shape[-1])) if of_norm else None
 
     for piece in pieces(x, weights.grn_gamma is not None):
         row = rows[piece].to(plan.norm)
@@ -285,9 +298,10 @@ def _backward(
         if dx is not None:
             dn = linear(dh, w1t, None).to(plan.norm)  # 4C -> C
             args = (dn, row, row.shape[1:], *moments, *weights[:2], (True, True, True))
-            dx[piece], *affine = torch.ops.aten.native_layer_norm_backward(*args)
-            for sums, part in zip(total[:2], affine, strict=True):
-                sums.add_(part)
+            part, *affine = torch.ops.aten.native_layer_norm_backward(*args)
+            dx = _with_piece(dx, piece, part, len(rows))
+            for sums, of_piece in zip(total[:2], affine, strict=True):
+                sums.add_(of_piece)
     grads = (None if dx is None else dx.view(x.shape), *_unfolded(total, weights, fold, scale))
     pairs = zip(grads, (x, *weights), needed.values(), strict=True)
     return [g.to(w.dtype) if need else None for g, w, need in pairs]  # type: ignore[union-attr]  # needed, so there

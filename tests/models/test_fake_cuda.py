@@ -217,3 +217,17 @@ def test_hand_written_gradients(kind, memory, dtype):
         y = torch.empty(2, 5, 7, 8, device="cuda", dtype=dtype)
         found = gradients(moved(block), y, memory)
     assert facts(found) == [(expected[0][0], dtype), *expected[1:]]
+
+
+@pytest.mark.parametrize("memory", ["lean", "leaner"])
+@torch.no_grad()
+def test_results_in_one_piece_are_not_copied(memory, monkeypatch):
+    """A GPU works on all positions at once, so each result is the output of the last operation."""
+    written, run = [], Tensor.__setitem__
+    monkeypatch.setattr(
+        Tensor, "__setitem__", lambda self, *args: written.append(args[0]) or run(self, *args)
+    )
+    block = on_meta(Block, dim=8)
+    with fake_cuda():
+        gradients(moved(block), torch.empty(2, 5, 7, 8, device="cuda"), memory)
+    assert not written
