@@ -20,7 +20,9 @@ CUSTOM_IMPORTS = "custom_imports = dict(imports=['convnext_dense.mm'])"
 _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:. ]+?) registry")
 
 # gloo and nccl, when the process at the other end is gone
-_PEER_GONE = re.compile(r"connection (closed|reset) by peer|remote process exited|broken pipe", re.IGNORECASE)
+_PEER_GONE = re.compile(
+    r"connection (closed|reset) by (remote )?peer|remote process exit(ed|ing)|broken pipe", re.IGNORECASE
+)
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly)")
 
 

@@ -76,6 +76,16 @@ def current_ops(device_type: str | None = None) -> str:
     return "mmcv compiled" if for_gpus or not on_gpu else CPU_ONLY
 
 
+def ops_line(device_type: str) -> str:
+    """:func:`current_ops` for a run's first lines, with a remedy where a GPU would stop or wait."""
+    name = current_ops(device_type)
+    remedies = {
+        CPU_ONLY: "a detector stops at its first RoI: `make ops` where nvcc is",
+        "portable": "calls for every box: install the torchvision that belongs to this torch",
+    }
+    return f"{name} ({remedies[name]})" if device_type == "cuda" and name in remedies else name
+
+
 def _import_mmcv() -> ModuleType:
     try:
         return importlib.import_module("mmcv")

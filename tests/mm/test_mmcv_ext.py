@@ -89,6 +89,21 @@ def test_ops_compiled_without_a_gpu_are_named(uninstalled, monkeypatch, built, d
     assert adapter.current_ops(device) == named
 
 
+@pytest.mark.parametrize(
+    ("device", "backend", "words"),
+    [
+        ("cuda", "portable", "portable (calls for every box: install the torchvision"),
+        ("cuda", "torchvision", "torchvision"),
+        ("cpu", "portable", "portable"),
+    ],
+)
+def test_a_run_on_a_gpu_names_the_missing_kernels(monkeypatch, device, backend, words):
+    monkeypatch.setattr(adapter, "install_ops", lambda: "stand-in")
+    monkeypatch.setattr(ops, "op_backend", lambda device_type: backend)
+    line = adapter.ops_line(device)
+    assert line.startswith(words) and line.endswith(")") == (words != backend)
+
+
 def test_leaves_compiled_ops_in_place(uninstalled):
     compiled = ModuleType("mmcv._ext")
     uninstalled(compiled)

@@ -32,7 +32,7 @@ from convnext_dense.mm.engine.options import Options, one_of, option
 from convnext_dense.mm.engine.partial_loads import check_new_heads
 from convnext_dense.mm.engine.resume import check_length, seed_line
 from convnext_dense.mm.engine.runner import compile_backbone, open_config
-from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.mm.mmcv_ext import ops_line
 from convnext_dense.support.system import crowded_line
 from convnext_dense.toolboxes import faults, read_toolboxes, toolbox_line
 
@@ -229,7 +229,7 @@ def run_summary(cfg: Config, world_size: int) -> list[str]:
     return [
         f"recipe: {cfg.filename}",
         f"batch: {images} images per step ({processes}{batches}); learning rate {lr}",
-        f"device: {get_device()}{threads}; RoIAlign and NMS: {current_ops(get_device())}",
+        f"device: {get_device()}{threads}; RoIAlign and NMS: {ops_line(get_device())}",
         f"toolboxes: {toolbox_line(boxes)}",
         *(f"{wrong.text}; {wrong.remedy}" for wrong in faults(boxes)),
         *([crowded] if crowded else []),

@@ -38,7 +38,7 @@ from convnext_dense.mm.engine.resume import (
     saved_of,
     without_average,
 )
-from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.mm.mmcv_ext import ops_line
 from convnext_dense.mm.models.batch_norm import allow_one_value
 from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
 from convnext_dense.mm.models.sliding_window import bound_predictions
@@ -252,7 +252,7 @@ def testing_runner(
         runner.register_hook(dict(type="FuseHook"))
     if options.compile:
         notes.append(compile_backbone(runner.model))
-    first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {current_ops(get_device())}"
+    first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {ops_line(get_device())}"
     notes.append(crowded_line() if get_device() == "cpu" else None)
     for line in [first, *filter(None, notes)]:
         runner.logger.info(line)
