@@ -3,7 +3,7 @@
 Left out, because their shapes depend on values, which fake tensors do not have:
 
 - mmseg's ``accuracy``, a logged figure: it selects the pixels that are not ignored;
-- everything after the RPN's outputs: assigned targets, sampled boxes, proposals after NMS;
+- what follows the RPN's NMS, and a detector's losses: assigned targets and sampled boxes;
 - the choice of a level for each RoI in ``SingleRoIExtractor.forward`` (``nonzero``); with one level it runs.
 """
 
@@ -12,10 +12,10 @@ from importlib import import_module
 
 import pytest
 import torch
-from fake_cuda import CUDA_BUILD, HALF, autocast_on_cuda, facts, fake_cuda, moved
+from fake_cuda import CUDA_BUILD, HALF, autocast_on_cuda, facts, fake_cuda, like, moved
 from mmengine.structures import PixelData
 from published import config
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
@@ -146,6 +146,31 @@ def test_pyramid_rpn_and_heads(dtype, training):
     with fake_cuda(), precision(dtype), torch.set_grad_enabled(training):
         found = facts(run(moved(model), "cuda"))
     assert found == [(shape, dtype) for shape in shapes]
+
+
+@EVERY_DTYPE
+@torch.no_grad()
+def test_proposals_before_nms_are_float32(dtype, monkeypatch):
+    """Anchors, the choice of the best scores and the decoded boxes; the NMS is given all of them."""
+    seen = []
+
+    def nms(boxes: Tensor, scores: Tensor, levels: Tensor, cfg: dict) -> tuple[Tensor, Tensor]:
+        seen.append((boxes, scores, levels))
+        return torch.cat([boxes, scores[:, None]], 1)[:50], torch.empty(50, dtype=torch.int64, device="cuda")
+
+    monkeypatch.setattr("mmdet.models.dense_heads.rpn_head.batched_nms", nms)
+    head = detector().rpn_head
+    # mmdet keeps them on the CPU and uploads them at each call
+    anchors = head.prior_generator.base_anchors
+    with fake_cuda(), precision(dtype):
+        head.prior_generator.base_anchors = [like(each) for each in anchors]
+        levels = [torch.empty(1, 256, 64 >> i, 96 >> i, device="cuda", dtype=dtype) for i in range(5)]
+        (found,) = head.predict_by_feat(
+            *moved(head)(levels), batch_img_metas=[dict(img_shape=(256, 384))], cfg=head.test_cfg
+        )
+    count = 1000 + 1000 + 1000 + 8 * 12 * 3 + 4 * 6 * 3  # of the best 1000 of each level
+    assert facts(seen) == [((count, 4), torch.float32), ((count,), torch.float32), ((count,), torch.int64)]
+    assert facts([found.bboxes, found.scores]) == [((50, 4), torch.float32), ((50,), torch.float32)]
 
 
 @EVERY_DTYPE
