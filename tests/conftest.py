@@ -53,6 +53,9 @@ SLOW = {
     r"test_lazy\.py::test_a_run_can_be_built.*\[coco\]": "the same on a segmentor",
     r"test_exchange\.py::test_(the_new_one.*\[onedl|a_wheel_that|both_of)": "mmcv-lite by mmcv",
     r"test_wheel\.py::test_a_kill.*\[(2|15)\]": "the same with SIGKILL",
+    r"test_kinds\.py::test_it_trains.*\[(text|video|tracker|semi|dist)": "test_forms, value by value",
+    r"test_kinds\.py::test_it_trains.*\[(stride|several|point)": "test_forms, and C4, RFP and branches",
+    r"test_kinds\.py::test_its_file.*\[(stride|dist|tracker)": "the same with C4, RFP and a student",
     r"test_compile\.py::test_the_default_backend": "the same with a backend that compiles nothing",
 }
 

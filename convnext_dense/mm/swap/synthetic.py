@@ -123,5 +123,6 @@ def _detection(model: nn.Module, hw: tuple[int, int], generator: torch.Generator
         bboxes=boxes[:0], labels=none, masks=BitmapMasks(masks[:0].numpy(), *hw)
     )
     sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, *hw, dtype=torch.long))
-    sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2), labels=torch.tensor([0, 0]))
+    if not any(name.rpartition(".")[2] == "rpn_head" for name, _ in model.named_modules()):  # Fast R-CNN
+        sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(2), labels=torch.tensor([0, 0]))
     return sample
