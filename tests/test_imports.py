@@ -1,12 +1,13 @@
 """Which folder may import which: core <- mm <- tools, and only mm knows OpenMMLab."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from repository import ROOT
+
+from convnext_dense.support import sources
 
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain"}
 # folder -> folders that it may import; every folder may import `errors`
@@ -67,14 +68,7 @@ LAZY = {("convnext_dense/recipes.py", "mmengine")}
 
 def imports_of(path: Path) -> set[str]:
     """Dotted names that a file imports, anywhere in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return sources.imports_of(path.read_text())
 
 
 def files(folder: str) -> list[Path]:
