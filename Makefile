@@ -18,7 +18,7 @@ help:
 	@echo "make setup    virtual environment in $(VENV) with the tested versions"
 	@echo "make ops      compile mmcv's ops against the installed torch (five to ten minutes, once)"
 	@echo "make peers    features against timm, transformers, torchvision and mmpretrain (installs them apart)"
-	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg (about an hour; resumes where it stopped)"
+	@echo "make zoo      ConvNeXt in every config of mmdet and mmseg: judge what has no verdict of the present code"
 	@echo "make matrix   ROWS=...: this package in ten environments (two hours; rows tried on this code are left out)"
 	@echo "make doctor   what this machine has, and remedies for what it lacks"
 	@echo "make lint     ruff, the types of the core, and spelling; make format rewrites"
@@ -85,7 +85,7 @@ peers: $(PEERS)/.installed
 
 zoo: $(RUNTIME)
 	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn
-	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py
+	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py $(ZOO_ARGS)
 
 matrix: $(RUNTIME)
 	$(PY) -W ignore tools/dev/matrix.py $(ROWS)

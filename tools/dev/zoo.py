@@ -1,57 +1,70 @@
 """Replace the backbone of every config of mmdet and mmseg by a ConvNeXt and test each: `make zoo`."""
 
 import argparse
+import datetime
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import convnext_dense.mm  # noqa: F401  (the ops, before the configs import their toolboxes)
-from convnext_dense.mm.swap.survey import counts, read_verdicts, structures, survey_one
+from convnext_dense.mm.swap import survey
+from convnext_dense.mm.swap.structures import read_structures
+from convnext_dense.mm.swap.survey_key import changed, deciding_code, environment
 from convnext_dense.mm.swap.survey_report import survey_page
 from convnext_dense.support.files import write_json, write_text
 
-
-def survey(args: argparse.Namespace) -> None:
-    """Test what is not yet in the record; each verdict is written at once."""
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    known = [structure for package in args.packages for structure in structures(package)[0]]
-    done = {verdict.name for verdict in read_verdicts(args.out)}
-    waiting = [structure for structure in known if structure.name not in done]
-    with (
-        ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
-        args.out.open("a") as file,
-    ):
-        running = [pool.submit(survey_one, structure) for structure in waiting]
-        for future in tqdm(as_completed(running), total=len(running), unit="model"):
-            file.write(json.dumps(future.result()._asdict()) + "\n")
-            file.flush()
-    print(counts(read_verdicts(args.out)))
+RECORD = Path("docs/zoo.json")
 
 
-def write_docs(args: argparse.Namespace) -> None:
-    """Write the page and the JSON from one record or several, ``LABEL=FILE``."""
-    named = dict(item.split("=", 1) for item in args.docs)
-    surveys = {label: sorted(read_verdicts(Path(file))) for label, file in named.items()}
-    write_text("docs/zoo.md", survey_page(surveys, args.note))
-    write_json("docs/zoo.json", {label: [v._asdict() for v in found] for label, found in surveys.items()})
+def kept_columns() -> dict[str, survey.Column]:
+    """The columns of the record by name."""
+    columns = json.loads(RECORD.read_text())["columns"] if RECORD.is_file() else []
+    return {column.name: column for column in map(survey.from_json, columns)}
+
+
+def begin(kept: dict[str, survey.Column], folder: Path) -> tuple[survey.Column, Path]:
+    """This environment's column with all verdicts of the present code, and the file for further ones."""
+    structures, left_out = read_structures()
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    column = survey.Column(today, environment(), deciding_code(), structures, left_out, {})
+    running = folder / f"{column.name.replace(', ', '_').replace(' ', '_')}.jsonl"
+    known = dict(survey.read_verdicts(running, column.key))
+    if (old := kept.get(column.name)) and old.key == column.key:
+        known, column = {**old.verdicts, **known}, column._replace(date=old.date)
+    verdicts = {s.digest: known[s.digest] for s in structures if s.digest in known}
+    return column._replace(verdicts=verdicts), running
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("packages", nargs="*", default=["mmdet", "mmseg"], help="default: mmdet mmseg")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    parser.add_argument("--out", type=Path, default=Path("results/zoo.jsonl"), help="record to resume")
-    parser.add_argument(
-        "--docs", nargs="+", metavar="LABEL=FILE", help="write docs/zoo.md and docs/zoo.json from records"
-    )
-    parser.add_argument("--note", default="", help="a sentence for the page: how the records were made")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--out", type=Path, default=Path("results/zoo"), help="folder of running records")
+    parser.add_argument("--most", type=int, help="structures to test now (default: all without a verdict)")
     args = parser.parse_args()
-    (write_docs if args.docs else survey)(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept = kept_columns()
+    column, running = begin(kept, args.out)
+    old = kept.get(column.name)
+    if old and old.key != column.key:
+        print(f"{RECORD} holds for other code: {', '.join(changed(old.code, column.code)) or 'none'}")
+    todo = survey.waiting(column, old.verdicts if old else {})[: args.most]
+    known = f"{len(column.verdicts)} of {len(column.structures)} structures have a verdict"
+    print(f"{column.name}, key {column.key}: {known}")
+    found = dict(column.verdicts)
+    results = survey.run_survey(todo, survey.tried_before(column), args.jobs)
+    try:
+        for structure, verdict in tqdm(results, total=len(todo), unit="structure"):
+            if verdict is None:
+                print(f"no verdict on {structure.name}: its process was stopped; try again")
+                continue
+            survey.append_verdict(running, column.key, structure, verdict)
+            found[structure.digest] = verdict
+    finally:
+        kept[column.name] = column._replace(verdicts=found)
+        columns = [kept[name] for name in survey.COLUMNS if name in kept]
+        write_json(RECORD, {"columns": [survey.to_json(each) for each in columns]})
+        write_text(RECORD.with_suffix(".md"), survey_page(columns, deciding_code()))
 
 
 if __name__ == "__main__":

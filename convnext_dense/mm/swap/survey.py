@@ -1,177 +1,236 @@
-"""Survey: swap the backbone of every config in mmdet and mmseg, and try the result."""
+"""Survey: swap the backbone of every config in mmdet and mmseg, and try the result.
+
+A column of the survey is what was found with one line of the toolboxes and one kind of operators. Its
+verdicts hold for one key (:mod:`convnext_dense.mm.swap.survey_key`).
+"""
 
 import contextlib
-import hashlib
-import importlib
-import io
 import json
-import signal
-import time
-import warnings
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import queue
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from mmengine.config import Config
-from tqdm import tqdm
+import torch
 
-from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.swap.backbone import swap_backbone
-from convnext_dense.mm.swap.probe import RefusedError
-from convnext_dense.mm.swap.smoke_test import try_model
-from convnext_dense.support.nested import rebuilt
+from convnext_dense.mm.swap.structures import Structure
+from convnext_dense.mm.swap.survey_key import key_of
+from convnext_dense.mm.swap.verdict import Verdict, judge
 
-# "fails as it is": also with its own backbone (a missing package or op, or a broken config)
-Outcome = Literal["passes", "refused", "fails as it is", "fails"]
-
-ARCH = "atto"  # this tests the structure, not the size
-TIMEOUT = 600  # seconds for one model
-# entries of a model that are not structure
-_NO_STRUCTURE = ("init_cfg", "pretrained", "train_cfg", "test_cfg")
+COLUMNS = [f"{line}, {ops} operators" for line in ("official", "onedl") for ops in ("portable", "compiled")]
+MEMORY_LIMIT = 8 * 2**30  # bytes of data of one process
+PATIENCE = 3600  # seconds after which a process that answers nothing is ended, without a verdict
+PER_PROCESS = 100  # structures, then a new process: third-party code keeps memory
 
 
-class Structure(NamedTuple):
-    """Configs with the same model.
+class Column(NamedTuple):
+    """What was found with one line of the toolboxes and one kind of operators.
 
     Attributes:
-        name: ``mmdet::folder/file.py`` of the first one.
-        backbone: type of its backbone, or ``-``.
-        digest: digest of its model without weights and schedules.
-        members: number of configs with this model.
+        date: day on which the survey began, ``YYYY-MM-DD``, UTC.
+        environment: line, operators and versions.
+        code: module of this package -> checksum, for all that decide a verdict.
+        structures: all of them, also those without a verdict.
+        left_out: config files without a model, with the reason.
+        verdicts: by digest of the structure.
     """
 
-    name: str
-    backbone: str
-    digest: str
-    members: int
+    date: str
+    environment: Mapping[str, str]
+    code: Mapping[str, str]
+    structures: Sequence[Structure]
+    left_out: Sequence[tuple[str, str]]
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def name(self) -> str:
+        """One of :data:`COLUMNS`."""
+        return f"{self.environment['line']}, {self.environment['operators']} operators"
+
+    @property
+    def key(self) -> str:
+        """The key for which the verdicts hold."""
+        return key_of(self.code, self.environment)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every structure has a verdict."""
+        return all(structure.digest in self.verdicts for structure in self.structures)
 
 
-class Verdict(NamedTuple):
-    """Result for one structure."""
-
-    name: str
-    backbone: str
-    members: int
-    outcome: Outcome
-    reason: str
-    seconds: float
+def to_json(column: Column) -> dict:
+    """A column as plain values, one row per structure."""
+    rows = []
+    for structure in column.structures:
+        verdict = column.verdicts.get(structure.digest)
+        rows.append({**structure._asdict(), "verdict": verdict and verdict._asdict()})
+    return {**column._asdict(), "key": column.key, "structures": rows, "verdicts": len(column.verdicts)}
 
 
-def config_files(package: str) -> list[Path]:
-    """The config files in the wheel of ``mmdet`` or ``mmseg``, without the bases."""
-    root = config_root(package)
-    return [path for path in sorted(root.rglob("*.py")) if "_base_" not in path.relative_to(root).parts]
+def from_json(record: Mapping) -> Column:
+    """The column that :func:`to_json` wrote.
+
+    Raises:
+        ValueError: the file says another key than its content gives.
+    """
+    rows = record["structures"]
+    structures = [Structure(row["digest"], row["backbone"], tuple(row["members"])) for row in rows]
+    verdicts = {row["digest"]: Verdict(**row["verdict"]) for row in rows if row["verdict"]}
+    left_out = [(name, reason) for name, reason in record["left_out"]]
+    column = Column(record["date"], record["environment"], record["code"], structures, left_out, verdicts)
+    if column.key != record["key"]:
+        raise ValueError(f"the key is {record['key']}, but code and environment give {column.key}")
+    return column
 
 
-def config_root(package: str) -> Path:
-    """Where the wheel of a package keeps its configs."""
-    return Path(importlib.import_module(package).__file__).parent / ".mim" / "configs"
+# ---- the running record: a line per verdict, written at once
 
 
-def structures(package: str) -> tuple[list[Structure], list[tuple[str, str]]]:
-    """Distinct models of a package, and files that are not a config of one model, with the reason."""
-    found: dict[str, Structure] = {}
-    left_out = []
-    for path in tqdm(config_files(package), desc=f"reading {package}", unit="config"):
-        name = f"{package}::{path.relative_to(config_root(package)).as_posix()}"
+def append_verdict(path: Path, key: str, structure: Structure, verdict: Verdict) -> None:
+    """Add a verdict to a running record."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"key": key, "digest": structure.digest, **verdict._asdict()}) + "\n")
+
+
+def read_verdicts(path: Path, key: str) -> dict[str, Verdict]:
+    """Verdicts of a running record with that key, by digest; a line cut off by an interruption is skipped."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            with quiet():
-                model = Config.fromfile(path).get("model")
-        except Exception as error:  # a config can run any code
-            left_out.append((name, " ".join(str(error).split())[:120]))
+            row = json.loads(line)
+        except ValueError:
             continue
-        if not model:
-            left_out.append((name, "has no model"))
-            continue
-        digest = model_digest(model.to_dict())
-        before = found.get(digest)
-        if before:
-            found[digest] = before._replace(members=before.members + 1)
-        else:
-            backbone = (model.get("backbone") or {}).get("type", "-")
-            found[digest] = Structure(name, str(backbone), digest, 1)
-    return list(found.values()), left_out
+        if row.pop("key") == key:
+            digest = row.pop("digest")
+            found[digest] = Verdict(**row)
+    return found
 
 
-def model_digest(model: dict) -> str:
-    """Checksum of a model's config without weights and schedules."""
-    structure = rebuilt(model, keep=lambda key, value: key not in _NO_STRUCTURE)
-    return hashlib.sha256(json.dumps(structure, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+def waiting(column: Column, before: Mapping[str, Verdict]) -> list[Structure]:
+    """Structures without a verdict, those first that did not pass before, as far as that is known.
+
+    Args:
+        column: the present one.
+        before: verdicts of other code, by digest.
+    """
+    left = [structure for structure in column.structures if structure.digest not in column.verdicts]
+    passed = {digest for digest, verdict in before.items() if verdict.outcome == "passes"}
+    return sorted(left, key=lambda structure: structure.digest in passed)
 
 
-# Backbones of several depths become one model; each process tries it once.
-_TRIED: dict[str, str] = {}
+def tried_before(column: Column) -> dict[str, str]:
+    """Swapped models that have been tried -> why they fail, for :func:`judge`."""
+    known = {"passes", "fails"}  # of the others, the reason is that of the old model, or there was no trial
+    return {v.trial: v.reason for v in column.verdicts.values() if v.trial and v.outcome in known}
 
 
-def survey_one(structure: Structure) -> Verdict:
-    """Swap and try one structure; every outcome is a verdict."""
-    start = time.monotonic()
-    outcome, reason = _judge(structure.name)
-    seconds = round(time.monotonic() - start, 1)
-    return Verdict(structure.name, structure.backbone, structure.members, outcome, reason, seconds)
+def sample(column: Column, seed: str, seconds: float) -> list[Structure]:
+    """Structures that pass, drawn at random while their trials take at most ``seconds`` of CPU time in sum.
+
+    What a trial takes is the time of the structure for which it was made, as recorded.
+
+    Args:
+        column: with verdicts.
+        seed: the same seed draws the same structures.
+        seconds: most CPU time in sum.
+    """
+    cost: dict[str, float] = {}
+    for verdict in column.verdicts.values():
+        cost[verdict.trial] = max(verdict.seconds, cost.get(verdict.trial, 0.0))
+    passing = [s for s in column.structures if s.digest in column.verdicts]
+    passing = [s for s in passing if column.verdicts[s.digest].outcome == "passes"]
+    drawn = []
+    for structure in random.Random(seed).sample(passing, len(passing)):
+        seconds -= cost[column.verdicts[structure.digest].trial]
+        if seconds < 0:
+            break
+        drawn.append(structure)
+    return drawn
 
 
-def _judge(name: str) -> tuple[Outcome, str]:
-    package, _, path = name.partition("::")
-    try:
-        with quiet(), _time_limit(TIMEOUT):
-            cfg = load_config(str(config_root(package) / path))
-            swap = swap_backbone(cfg, ARCH, pretrained="none")
-            digest = model_digest(swap.cfg.model.to_dict())
-            if digest not in _TRIED:
-                _TRIED[digest] = _failure(swap.cfg)
-            reason = _TRIED[digest]
-            if not reason:
-                return "passes", ""
-            if own := _failure(cfg):
-                return "fails as it is", own
-            return "fails", reason
-    except RefusedError as error:
-        return "refused", str(error)
-    except Exception as error:  # a config can run any code
-        return "fails", " ".join(str(error).split())[:300]
+# ---- processes
 
 
-def _failure(cfg: Config) -> str:
-    """Error message of a model that fails, or an empty string."""
-    try:
-        try_model(cfg)
-    except Exception as error:
-        return " ".join(str(error).split())[:300]
-    return ""
+class DiedError(Exception):
+    """A process ended without an answer; the message says how."""
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the output of third-party models while they are built."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+class _Process:
+    """Judges one structure after the other in a process of its own, whose end is not ours."""
+
+    def __init__(self, tried: Mapping[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, dict(tried)), daemon=True)
+        self.process.start()
+        other.close()
+        self.judged = 0
+
+    def judge(self, name: str) -> Verdict:
+        """Raises :class:`DiedError` if the process ends, ``TimeoutError`` if it does not answer."""
+        self.judged += 1
+        try:
+            self.pipe.send(name)
+            if self.pipe.poll(PATIENCE):
+                return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise DiedError(f"the process ends with exit code {self.process.exitcode}") from None
+        raise TimeoutError(f"no answer within {PATIENCE} s")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: int) -> Iterator[None]:
-    def expire(*_: object) -> None:
-        raise TimeoutError(f"took longer than {seconds} s")
+def _serve(pipe: Connection, tried: dict[str, str]) -> None:
+    """Answer each name with its verdict until the other end is closed."""
+    with contextlib.suppress(ImportError):  # absent on Windows
+        import resource
 
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(judge(pipe.recv(), tried))
 
 
-def read_verdicts(path: Path) -> list[Verdict]:
-    """Verdicts of a running or finished survey; a line cut off by an interruption is skipped."""
-    verdicts = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError, TypeError):
-            verdicts.append(Verdict(**json.loads(line)))
-    return verdicts
+def run_survey(
+    structures: Sequence[Structure], tried: Mapping[str, str], jobs: int
+) -> Iterator[tuple[Structure, Verdict | None]]:
+    """Judge structures in ``jobs`` processes; yield each with its verdict as soon as there is one.
+
+    A process that crashes (exit codes of faults in memory or arithmetic) is a verdict. One that does not
+    answer, or that something else ended, such as a system without memory, gives ``None``: no verdict.
+    """
+    idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+    for _ in range(jobs):
+        idle.put(None)
+
+    def one(structure: Structure) -> tuple[Structure, Verdict | None]:
+        process = idle.get() or _Process(tried)
+        try:
+            verdict = process.judge(structure.name)
+        except (DiedError, TimeoutError) as error:
+            process.stop()
+            idle.put(None)
+            return structure, crash_verdict(process.process.exitcode, str(error))
+        if process.judged >= PER_PROCESS:
+            process.stop()
+            process = None
+        idle.put(process)
+        return structure, verdict
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in as_completed([pool.submit(one, structure) for structure in structures]):
+            yield future.result()
 
 
-def counts(verdicts: Sequence[Verdict]) -> dict[Outcome, int]:
-    """Structures by outcome."""
-    return {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in get_args(Outcome)}
+def crash_verdict(exitcode: int | None, reason: str) -> Verdict | None:
+    """The verdict on a structure whose process ended: ``None`` if it was killed or stopped from outside."""
+    faults = (-4, -6, -7, -8, -11)  # SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV
+    return Verdict("fails", reason, "", 0.0) if exitcode in faults else None

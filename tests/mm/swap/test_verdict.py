@@ -1,11 +1,13 @@
-"""A fixed sample of the config zoos: swapped, trained for a step, asked for a prediction."""
+"""Verdicts on a fixed sample of the config zoos: swapped, trained for a step, asked for a prediction."""
 
-import json
+import signal
+import time
 
 import pytest
+from mmengine.config import Config
 
-from convnext_dense.mm.swap.survey import Structure, Verdict, counts, model_digest, read_verdicts, survey_one
-from convnext_dense.mm.swap.survey_report import pass_rate, survey_page
+import convnext_dense.mm.swap.verdict as verdict_module
+from convnext_dense.mm.swap.verdict import judge
 
 SAMPLE = (
     "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
@@ -20,12 +22,14 @@ SAMPLE = (
     "mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py",  # heads in a cascade
     "mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",  # its own decoder
     "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",  # a head that reads several levels of the neck
+    "mmseg::point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py",  # the same in a cascade
 )
 
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_sample_of_the_zoo_passes(name):
-    verdict = survey_one(Structure(name, "", "", 1))
+    verdict = judge(name, {})
     assert verdict.outcome == "passes", verdict.reason
 
 
@@ -38,40 +42,43 @@ def test_a_sample_of_the_zoo_passes(name):
     ],
 )
 def test_what_does_not_fit_is_refused(name, words):
-    verdict = survey_one(Structure(name, "", "", 1))
+    verdict = judge(name, {})
     assert verdict.outcome == "refused" and words in verdict.reason
 
 
-def test_a_model_is_known_by_its_structure():
-    model = dict(type="A", backbone=dict(type="B", depth=50, init_cfg=dict(checkpoint="x")), pretrained="y")
-    assert model_digest(model) == model_digest(dict(type="A", backbone=dict(depth=50, type="B")))
-    assert model_digest(model) != model_digest(dict(type="A", backbone=dict(depth=101, type="B")))
+RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 
 
-def verdict(name="mmdet::a.py", outcome="passes", backbone="ResNet", reason="") -> Verdict:
-    return Verdict(name, backbone, 2, outcome, reason, 1.0)
+def test_equal_models_are_tried_once():
+    tried: dict[str, str] = {}
+    first = judge(RETINANET, tried)
+    assert list(tried.items()) == [(first.trial, "")]
+    tried[first.trial] = "known"  # models of other depth are equal after the swap
+    other = judge("mmdet::retinanet/retinanet_r101_fpn_1x_coco.py", tried)
+    assert (other.trial, other.outcome, other.reason) == (first.trial, "fails", "known")
 
 
-def test_a_record_continues_after_a_cut_line(tmp_path):
-    path = tmp_path / "zoo.jsonl"
-    assert read_verdicts(path) == []
-    whole = json.dumps(verdict()._asdict())
-    path.write_text(f"{whole}\n{whole[:20]}")
-    assert read_verdicts(path) == [verdict()]
+def test_a_config_that_fails_with_its_own_backbone_is_told_apart(monkeypatch):
+    def fails(cfg: Config) -> None:
+        raise RuntimeError(f"{cfg.model.backbone.type} fails in /somewhere/else/file.py:3")
+
+    monkeypatch.setattr(verdict_module, "try_model", fails)
+    found = judge(RETINANET, {})
+    assert (found.outcome, found.reason) == ("fails as it is", "ResNet fails in file.py:3")
 
 
-def test_the_rate_counts_what_it_says():
-    found = [
-        verdict(),
-        verdict("mmseg::b.py", "refused", "UNet", "levels of stride 1"),
-        verdict("mmseg::c.py", "refused", "VisionTransformer", "one resolution"),
-        verdict("mmdet::d.py", "refused", "SwinTransformer", "the model reads text as well"),
-        verdict("mmdet::e.py", "fails as it is", "ResNet", "no op"),
-        verdict("mmdet::f.py", "fails", "ResNet", "a|b"),
-    ]
-    assert pass_rate(found) == (1, 3)
-    assert counts(found) == {"passes": 1, "refused": 3, "fails as it is": 1, "fails": 1}
-    page = survey_page({"compiled ops": found, "portable ops": found[:1]})
-    assert "| mmdet, compiled ops | 1 | 1 | 1 | 1 | 4 |" in page
-    assert "compiled ops: 1 of 3 structures" in page and "portable ops: 1 of 1" in page
-    assert "| 1 | ResNet | a\\|b | `f.py` |" in page
+def test_a_fault_of_the_swap_is_a_verdict(monkeypatch):
+    monkeypatch.setattr(verdict_module, "swap_backbone", lambda *args, **kwargs: {}["backbone"])
+    found = judge(RETINANET, {})
+    assert (found.outcome, found.reason, found.trial) == (
+        *("fails", "the swap ends in KeyError: 'backbone'", ""),
+    )
+
+
+def test_the_time_limit_counts_this_process_alone():
+    with verdict_module._time_limit(0.2):
+        time.sleep(0.6)  # others may use the CPU
+    with pytest.raises(TimeoutError, match=r"more than 0\.2 s of CPU time"), verdict_module._time_limit(0.2):
+        while True:
+            pass
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
