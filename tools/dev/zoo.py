@@ -39,6 +39,9 @@ def begin(kept: dict[str, survey.Column], folder: Path) -> tuple[survey.Column, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--memory", type=int, default=survey.MEMORY, help="GiB of one process (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/zoo"), help="folder of running records")
     parser.add_argument("--most", type=int, help="structures to test now (default: all without a verdict)")
     args = parser.parse_args()
@@ -47,16 +50,17 @@ def main() -> None:
     column, running = begin(kept, args.out)
     old = kept.get(column.name)
     if old and old.key != column.key:
-        print(f"{RECORD} holds for other code: {', '.join(changed(old.code, column.code)) or 'none'}")
+        new = [*changed(old.code, column.code), *changed(old.environment, column.environment)]
+        print(f"{RECORD} holds for other code or versions: {', '.join(new)}")
     todo = survey.waiting(column, old.verdicts if old else {})[: args.most]
     known = f"{len(column.verdicts)} of {len(column.structures)} structures have a verdict"
     print(f"{column.name}, key {column.key}: {known}")
     found = dict(column.verdicts)
-    results = survey.run_survey(todo, survey.tried_before(column), args.jobs)
+    results = survey.run_survey(todo, survey.tried_before(column), args.jobs, args.memory)
     try:
         for structure, verdict in tqdm(results, total=len(todo), unit="structure"):
             if verdict is None:
-                print(f"no verdict on {structure.name}: its process was stopped; try again")
+                print(f"no verdict on {structure.name}: its process was stopped, or needs more --memory")
                 continue
             survey.append_verdict(running, column.key, structure, verdict)
             found[structure.digest] = verdict

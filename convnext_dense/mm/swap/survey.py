@@ -22,7 +22,8 @@ from convnext_dense.mm.swap.survey_key import key_of
 from convnext_dense.mm.swap.verdict import Verdict, judge
 
 COLUMNS = [f"{line}, {ops} operators" for line in ("official", "onedl") for ops in ("portable", "compiled")]
-MEMORY_LIMIT = 8 * 2**30  # bytes of data of one process
+MEMORY = 12  # GiB of data of one process at most
+NO_MEMORY = ("can't allocate memory", "MemoryError")  # how torch and Python say that there is no more
 PATIENCE = 3600  # seconds after which a process that answers nothing is ended, without a verdict
 PER_PROCESS = 100  # structures, then a new process: third-party code keeps memory
 
@@ -162,21 +163,23 @@ class DiedError(Exception):
 class _Process:
     """Judges one structure after the other in a process of its own, whose end is not ours."""
 
-    def __init__(self, tried: Mapping[str, str]) -> None:
+    def __init__(self, memory: int = MEMORY) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, dict(tried)), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, memory), daemon=True)
         self.process.start()
         other.close()
         self.judged = 0
 
-    def judge(self, name: str) -> Verdict:
-        """Raises :class:`DiedError` if the process ends, ``TimeoutError`` if it does not answer."""
+    def judge(self, name: str, tried: dict[str, str]) -> Verdict:
+        """As the function. Raises ``DiedError`` if the process ends, ``TimeoutError`` if it is silent."""
         self.judged += 1
         try:
-            self.pipe.send(name)
+            self.pipe.send((name, dict(tried)))
             if self.pipe.poll(PATIENCE):
-                return self.pipe.recv()
+                verdict, new = self.pipe.recv()
+                tried.update({digest: said for digest, said in new.items() if not lacked_memory(said)})
+                return verdict
         except (EOFError, OSError):
             self.process.join()
             raise DiedError(f"the process ends with exit code {self.process.exitcode}") from None
@@ -187,34 +190,43 @@ class _Process:
         self.process.join()
 
 
-def _serve(pipe: Connection, tried: dict[str, str]) -> None:
-    """Answer each name with its verdict until the other end is closed."""
+def _serve(pipe: Connection, memory: int) -> None:
+    """Answer each name, with what has been tried, by its verdict and what was tried for it."""
     with contextlib.suppress(ImportError):  # absent on Windows
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory * 2**30, memory * 2**30))
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            pipe.send(judge(pipe.recv(), tried))
+            name, before = pipe.recv()
+            tried = dict(before)
+            verdict = judge(name, tried)
+            pipe.send((verdict, {digest: tried[digest] for digest in tried.keys() - before.keys()}))
 
 
 def run_survey(
-    structures: Sequence[Structure], tried: Mapping[str, str], jobs: int
+    structures: Sequence[Structure], tried: dict[str, str], jobs: int, memory: int = MEMORY
 ) -> Iterator[tuple[Structure, Verdict | None]]:
     """Judge structures in ``jobs`` processes; yield each with its verdict as soon as there is one.
 
     A process that crashes (exit codes of faults in memory or arithmetic) is a verdict. One that does not
-    answer, or that something else ended, such as a system without memory, gives ``None``: no verdict.
+    answer, that something else ended, or that needs more memory gives ``None``: no verdict.
+
+    Args:
+        structures: in this order.
+        tried: as for :func:`judge`; the processes share it.
+        jobs: number of processes.
+        memory: GiB of data of each process at most.
     """
     idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
     for _ in range(jobs):
         idle.put(None)
 
     def one(structure: Structure) -> tuple[Structure, Verdict | None]:
-        process = idle.get() or _Process(tried)
+        process = idle.get() or _Process(memory)
         try:
-            verdict = process.judge(structure.name)
+            verdict = process.judge(structure.name, tried)
         except (DiedError, TimeoutError) as error:
             process.stop()
             idle.put(None)
@@ -223,11 +235,19 @@ def run_survey(
             process.stop()
             process = None
         idle.put(process)
-        return structure, verdict
+        return structure, None if lacked_memory(verdict.reason) else verdict
 
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         for future in as_completed([pool.submit(one, structure) for structure in structures]):
             yield future.result()
+    finally:  # an interruption does not wait for those that have not begun
+        pool.shutdown(cancel_futures=True)
+
+
+def lacked_memory(reason: str) -> bool:
+    """Whether a model fails only because there is no more memory, which says nothing about it."""
+    return any(words in reason for words in NO_MEMORY)
 
 
 def crash_verdict(exitcode: int | None, reason: str) -> Verdict | None:

@@ -1,6 +1,8 @@
 """A survey keeps its verdicts with their key, goes on where it stopped, and outlives its processes."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -106,15 +108,67 @@ REFUSED = "mmdet::detectors/detectors_htc-r50_1x_coco.py"
 
 
 def test_a_process_judges_until_it_ends():
-    process = survey._Process({})
-    assert process.judge(REFUSED).outcome == "refused"
+    process = survey._Process()
+    assert process.judge(REFUSED, {}).outcome == "refused"
     process.process.kill()
     with pytest.raises(survey.DiedError, match="exit code -9"):
-        process.judge(REFUSED)
+        process.judge(REFUSED, {})
 
 
-def test_processes_judge_all_structures():
-    structures = [Structure("1", "", (REFUSED,)), Structure("2", "", ("mmdet::nowhere.py",))]
-    found = dict(run_survey(structures, {}, jobs=1))
-    assert found[structures[0]].outcome == "refused"
-    assert found[structures[1]].outcome == "fails" and "nowhere.py" in found[structures[1]].reason
+RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+
+
+def test_processes_judge_all_structures_and_share_trials():
+    names = [REFUSED, "mmdet::nowhere.py", RETINANET]
+    structures = [Structure(name, "", (name,)) for name in names]
+    tried: dict[str, str] = {}
+    found = dict(run_survey(structures, tried, jobs=1))
+    refused, failed, passed = (found[structure] for structure in structures)
+    assert refused.outcome == "refused"
+    assert failed.outcome == "fails" and "nowhere.py" in failed.reason
+    assert passed.outcome == "passes" and tried == {passed.trial: ""}
+    tried[passed.trial] = "known"
+    assert dict(run_survey(structures[2:], tried, jobs=1))[structures[2]].reason == "known"
+
+
+class FakeProcess:
+    """Answers without a process, all but the first only when it may."""
+
+    may = threading.Event()
+    judged = 0
+
+    def __init__(self, memory: int) -> None:
+        self.answer = PASSES
+
+    def judge(self, name: str, tried: dict) -> Verdict:
+        self.judged += 1
+        if self.judged > 1:
+            self.may.wait()
+        return self.answer
+
+
+def test_an_interruption_leaves_the_rest_unjudged(monkeypatch):
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, **kwargs) -> None:
+            super().shutdown(wait=False, **kwargs)
+            FakeProcess.may.set()
+            super().shutdown()
+
+    made: list[FakeProcess] = []
+    monkeypatch.setattr(survey, "_Process", lambda memory: made.append(FakeProcess(memory)) or made[-1])
+    monkeypatch.setattr(survey, "ThreadPoolExecutor", Pool)
+    results = run_survey([Structure(str(i), "", (str(i),)) for i in range(50)], {}, jobs=1)
+    assert next(results)[1] == PASSES
+    results.close()  # as an exception in the loop over it does
+    assert [process.judged for process in made] == [2]
+
+
+def test_a_model_that_lacks_memory_has_no_verdict(monkeypatch):
+    class Small(FakeProcess):
+        def __init__(self, memory: int) -> None:
+            self.answer = PASSES._replace(
+                outcome="fails", reason=f"RuntimeError: DefaultCPUAllocator: can't allocate memory, {memory}"
+            )
+
+    monkeypatch.setattr(survey, "_Process", Small)
+    assert list(run_survey([ONE], {}, jobs=1)) == [(ONE, None)]

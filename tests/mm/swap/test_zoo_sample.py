@@ -28,7 +28,7 @@ def test_a_sample_of_the_day_passes():
     seed = os.environ.get(SEED) or datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     drawn = sample(mine[0], seed, SECONDS)
     print(f"{len(drawn)} structures; to repeat: {SEED}={seed}")
-    assert drawn
+    assert drawn, "no structure of the column passes"
     tried: dict[str, str] = {}
     verdicts = {structure.name: judge(structure.name, tried) for structure in drawn}
     failing = [f"{name}: {v.outcome}, {v.reason}" for name, v in verdicts.items() if v.outcome != "passes"]
