@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import io
 import json
 import re
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from tqdm import tqdm
 
+from convnext_dense.mm.config.by_name import installed_folder
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.nested import mappings, rebuilt
@@ -44,7 +44,7 @@ class Structure(NamedTuple):
 
 def config_root(package: str) -> Path:
     """Where the wheel of a package keeps its configs."""
-    return Path(importlib.import_module(package).__file__).parent / ".mim" / "configs"
+    return installed_folder(package) / ".mim" / "configs"
 
 
 def config_names(package: str) -> list[str]:
@@ -54,12 +54,6 @@ def config_names(package: str) -> list[str]:
     return [f"{package}::{path.as_posix()}" for path in paths if "_base_" not in path.parts]
 
 
-def read_config(name: str) -> Config:
-    """The config ``mmdet::folder/file.py`` by its place in the wheel, which works on both lines."""
-    package, _, path = name.partition("::")
-    return load_config(str(config_root(package) / path))
-
-
 def read_structures() -> tuple[list[Structure], list[tuple[str, str]]]:
     """Distinct models of both toolboxes, and the files that are no config of a model, with the reason."""
     found: dict[str, Structure] = {}
@@ -67,7 +61,7 @@ def read_structures() -> tuple[list[Structure], list[tuple[str, str]]]:
     for name in tqdm([n for package in PACKAGES for n in config_names(package)], unit="config"):
         try:
             with quiet():
-                cfg = read_config(name)
+                cfg = load_config(name)
             if not cfg.get("model"):
                 left_out.append((name, "has no model"))
                 continue
@@ -110,10 +104,11 @@ def without_indifferent(model: Mapping) -> dict:
       widens last layers. One and two classes stay, which losses treat apart.
     """
     model = rebuilt(model, keep=lambda key, value: key not in _WEIGHTS)
-    preprocessor = model.get("data_preprocessor") or {}
-    preprocessor.pop("batch_augments", None)
-    if preprocessor.get("size"):
-        preprocessor["size"] = "given"
+    for _, node in mappings(model):
+        preprocessor = node.get("data_preprocessor") or {}
+        preprocessor.pop("batch_augments", None)
+        if preprocessor.get("size"):
+            preprocessor["size"] = "given"
     return _classes_by_name(model, {})
 
 

@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple
 
 from mmengine.config import Config
 
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import swap_backbone
 from convnext_dense.mm.swap.probe import RefusedError
 from convnext_dense.mm.swap.smoke_test import try_model
-from convnext_dense.mm.swap.structures import digest_of, one_line, quiet, read_config
+from convnext_dense.mm.swap.structures import digest_of, one_line, quiet
 
 # "fails as it is": also with its own backbone (a missing package or op, or a broken config)
 Outcome = Literal["passes", "refused", "fails as it is", "fails"]
@@ -50,7 +51,7 @@ def judge(name: str, tried: dict[str, str]) -> Verdict:
     start, trial = time.process_time(), ""
     try:
         with quiet(), _time_limit(TIME_LIMIT):
-            cfg = read_config(name)
+            cfg = load_config(name)
             swapped = swap_backbone(cfg, ARCH, pretrained="none").cfg
             trial = digest_of(swapped)
             outcome, reason = _outcome(cfg, swapped, tried)

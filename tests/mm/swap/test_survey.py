@@ -104,7 +104,7 @@ def test_only_a_crash_of_its_own_is_a_verdict(exitcode, verdict):
     assert (found and found.outcome) == verdict
 
 
-REFUSED = "mmdet::detectors/detectors_htc-r50_1x_coco.py"
+REFUSED = "mmseg::san/san-vit-b16_coco-stuff164k-640x640.py"
 
 
 def test_a_process_judges_until_it_ends():
@@ -160,7 +160,7 @@ def test_an_interruption_leaves_the_rest_unjudged(monkeypatch):
     results = run_survey([Structure(str(i), "", (str(i),)) for i in range(50)], {}, jobs=1)
     assert next(results)[1] == PASSES
     results.close()  # as an exception in the loop over it does
-    assert [process.judged for process in made] == [2]
+    assert len(made) == 1 and made[0].judged <= 2  # the second had perhaps begun
 
 
 def test_a_model_that_lacks_memory_has_no_verdict(monkeypatch):

@@ -22,6 +22,7 @@ SAMPLE = (
     "mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py",  # heads in a cascade
     "mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py",  # its own decoder
     "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    "mmseg::cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py",  # levels finer than ConvNeXt's
     "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",  # a head that reads several levels of the neck
     "mmseg::point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py",  # the same in a cascade
 )
@@ -38,6 +39,7 @@ def test_a_sample_of_the_zoo_passes(name):
     [
         ("mmdet::misc/d2_retinanet_r50-caffe_fpn_ms-90k_coco.py", "another library builds it"),
         ("mmdet::tridentnet/tridentnet_r50-caffe_1x_coco.py", "parallel branches"),
+        ("mmseg::san/san-vit-b16_coco-stuff164k-640x640.py", "no model.backbone"),
         ("mmseg::setr/setr_vit-l_naive_8xb1-80k_cityscapes-768x768.py", "at once: no pyramid"),
     ],
 )
