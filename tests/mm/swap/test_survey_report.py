@@ -14,9 +14,10 @@ ROWS = [  # name, number of configs, backbone, outcome, reason
     ("mmdet::a.py", 3, "ResNet", "passes", ""),
     ("mmseg::b.py", 2, "UNet", "refused", "levels of stride 1"),
     ("mmseg::c.py", 1, "VisionTransformer", "refused", "one resolution"),
-    ("mmdet::d.py", 1, "SwinTransformer", "refused", "the model reads text as well"),
+    ("mmdet::d.py", 1, "SwinTransformer", "refused", "X cuts the image into patches of 16 pixels"),
     ("mmdet::e.py", 4, "ResNet", "fails as it is", "no op"),
     ("mmdet::f.py", 1, "ResNet", "fails", "a|b<c"),
+    ("mmdet::g.py", 1, "ResNet", "refused", "mmpretrain.ResNet needs mmpretrain, which is not installed"),
 ]
 
 
@@ -30,7 +31,7 @@ def column(code: dict = CODE, line: str = "official", known: int = len(ROWS)) ->
 def test_the_rate_counts_what_it_says():
     assert pass_rate(column()) == (Count(1, 3), Count(3, 6))
     page = survey_page([column()], CODE)
-    assert "| mmdet, official, portable operators | 1 / 3 | 1 / 1 | 1 / 4 | 1 / 1 | 0 / 0 | 4 / 9 |" in page
+    assert "| mmdet, official, portable operators | 1 / 3 | 2 / 2 | 1 / 4 | 1 / 1 | 0 / 0 | 5 / 10 |" in page
     assert "1 of 3 structures" in page and "(33.3%), 3 of 6 configs (50.0%)" in page
     assert "| 1 / 1 | ResNet | a\\|b&lt;c | `mmdet::f.py` |" in page
     assert "| 1 | has no model | `mmdet::no.py` |" in page
@@ -40,16 +41,16 @@ def test_all_columns_are_named_also_those_not_measured():
     page = survey_page([column()], CODE)
     lines = [line for line in page.splitlines() if line.startswith(tuple(f"| {name} |" for name in COLUMNS))]
     assert len(lines) == 4
-    assert "| 6 / 12 of 6 / 12 | 2026-01-02 | mmdet 3.3.0 |" in lines[0]
+    assert "| 7 / 13 of 7 / 13 | 2026-01-02 | mmdet 3.3.0 |" in lines[0]
     assert all("| not measured |" in line for line in lines[1:])
 
 
 def test_no_percentage_while_verdicts_are_missing():
-    page = survey_page([column(known=5)], CODE)
-    assert pass_rate(column(known=5)) is None
-    assert "no percentage: 5 of 6 structures" in page and "%" not in page
-    assert "| 5 / 11 of 6 / 12 |" in page
-    assert "| 1 / 3 | 1 / 1 | 1 / 4 | 0 / 0 | 1 / 1 | 4 / 9 |" in page
+    page = survey_page([column(known=6)], CODE)
+    assert pass_rate(column(known=6)) is None
+    assert "no percentage: 6 of 7 structures" in page and "%" not in page
+    assert "| 6 / 12 of 7 / 13 |" in page
+    assert "| 1 / 3 | 1 / 1 | 1 / 4 | 1 / 1 | 1 / 1 | 5 / 10 |" in page
 
 
 def test_verdicts_of_other_code_are_not_reported():
