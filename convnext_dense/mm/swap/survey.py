@@ -197,7 +197,7 @@ def _serve(pipe: Connection, memory: int) -> None:
 
         resource.setrlimit(resource.RLIMIT_DATA, (memory * 2**30, memory * 2**30))
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):  # the other end is closed
         while True:
             name, before = pipe.recv()
             tried = dict(before)
