@@ -84,7 +84,7 @@ peers: $(PEERS)/.installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/checkpoints/test_fetch.py tests/checkpoints/test_read.py
 
 zoo: $(RUNTIME)
-	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn
+	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn lap
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py $(ZOO_ARGS)
 
 matrix: $(RUNTIME)

@@ -21,7 +21,7 @@ JUDGES = ("convnext_dense.mm.swap.verdict", "convnext_dense.mm.mmcv_ext")  # the
 # optimizer or data set, so these decide nothing.
 REGISTERS_ALL = "convnext_dense.mm"
 # distributions besides the toolboxes without which some models do not run
-OPTIONAL = ("torchvision", "scikit-image", "scikit-learn")
+OPTIONAL = ("torchvision", "scikit-image", "scikit-learn", "lap", "transformers")
 
 
 def deciding_code() -> dict[str, str]:
