@@ -12,7 +12,7 @@ from convnext_dense.mm.config.inner_model import backbone_owner
 from convnext_dense.mm.swap.channels import Change
 from convnext_dense.mm.swap.consequences import group_changes, teacher_changes, unread_changes
 from convnext_dense.mm.swap.forms import choose_form
-from convnext_dense.mm.swap.heads import float32_changes
+from convnext_dense.mm.swap.heads import head_changes
 from convnext_dense.mm.swap.probe import STRIDES, Levels, RefusedError, Stages, probe
 from convnext_dense.mm.type_names import is_pretrained, type_name
 from convnext_dense.models.archs import resolve_arch
@@ -120,7 +120,7 @@ def swap_backbone(
         *(_inside(change, owner) for change in group_changes(made)),
         *(_inside(change, owner) for change in teacher_changes(made, scope)),
         *unread_changes(new, made, channels, strides),
-        *(_inside(change, owner) for change in (float32_changes(made, scope) if amp_trained else ())),
+        *(_inside(change, owner) for change in head_changes(made, scope, amp_trained)),
     ]
     for change in following:
         put(new, change.path, change.new)

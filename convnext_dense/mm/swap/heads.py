@@ -1,4 +1,4 @@
-"""Which heads of a swapped config are replaced by those that stay in float32 under autocast."""
+"""Which heads of a swapped config make place for ours: float32 under autocast, or faster."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,26 +9,29 @@ from convnext_dense.mm.swap.channels import NOT_CONSUMERS, Change
 from convnext_dense.mm.type_names import class_of, type_name
 from convnext_dense.support.nested import mappings
 
-WHY = "keeps coordinates, losses and NMS in float32 under AMP"
+UNDER_AMP = "keeps coordinates, losses and NMS in float32 under AMP"
+FASTER = {"UPerHead": "the same outputs with two thirds of the multiply-adds"}
 
 
-def float32_changes(model: Mapping, scope: str) -> Iterator[Change]:
-    """Types of heads, RoI heads and RoI extractors of which this package has a corrected subclass.
+def head_changes(model: Mapping, scope: str, amp: bool) -> Iterator[Change]:
+    """Types of heads, RoI heads and RoI extractors of which this package has a better subclass.
 
     Args:
         model: the model's config.
         scope: ``mmdet``, ``mmseg`` or another registry in which the types are looked up.
+        amp: whether the model trains with mixed precision.
     """
     for key, node in model.items():
         if key in NOT_CONSUMERS:
             continue
         for path, part in mappings(node):
             kind = part.get("type")
-            if _has_mended(kind, scope):
-                yield Change(("model", key, *path, "type"), kind, f"{SCOPE}.{type_name(kind)}", WHY)
+            reason = FASTER.get(type_name(kind), UNDER_AMP if amp else None)
+            if reason and _has_subclass(kind, scope):
+                yield Change(("model", key, *path, "type"), kind, f"{SCOPE}.{type_name(kind)}", reason)
 
 
-def _has_mended(kind: object, scope: str) -> bool:
+def _has_subclass(kind: object, scope: str) -> bool:
     """Whether our class of that name is a subclass of exactly the class that ``kind`` means in ``scope``."""
     name = type_name(kind)
     if not name or "." in name:  # of another package

@@ -12,7 +12,7 @@ from convnext_dense import ARCHS
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import PRETRAINED, learning_rate, swap_backbone
 from convnext_dense.mm.swap.channels import new_list, new_number
-from convnext_dense.mm.swap.heads import float32_changes
+from convnext_dense.mm.swap.heads import head_changes
 from convnext_dense.mm.swap.probe import Levels, RefusedError, Stages, choose_stages, probe
 from convnext_dense.mm.swap.smoke_test import TrialError, try_model
 from convnext_dense.mm.swap.write import default_output, format_changes, literal, write_config
@@ -203,6 +203,15 @@ def test_dilated_heads_keep_their_resolution(tmp_path):
     assert '_base_ = "configs/mine.py"' in (tmp_path / "swapped.py").read_text()
 
 
+@pytest.mark.parametrize("amp", [True, False])
+def test_uper_head_is_the_fast_one_in_any_precision(amp):
+    head = dict(type="UPerHead", in_channels=[1, 2])
+    (change,) = head_changes(dict(decode_head=head), "mmseg", amp)
+    assert change.path == ("model", "decode_head", "type") and change.new == "convnext_dense.UPerHead"
+    assert "multiply-adds" in change.why
+    assert not list(head_changes(dict(decode_head=dict(type="FCNHead")), "mmseg", amp=False))
+
+
 CASCADE = "mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py"
 
 
@@ -237,7 +246,7 @@ def test_heads_keep_coordinates_in_float32_where_the_config_trains_with_amp(tmp_
     ],
 )
 def test_only_subclasses_of_the_very_class_take_its_place(kind, scope, mended):
-    found = list(float32_changes(dict(bbox_head=dict(type=kind)), scope))
+    found = list(head_changes(dict(bbox_head=dict(type=kind)), scope, amp=True))
     assert [c.path for c in found] == ([("model", "bbox_head", "type")] if mended else [])
 
 
