@@ -53,20 +53,12 @@ SUPPORTED: dict[Line, dict[str, str]] = {
 }
 
 
-class Break(NamedTuple):
-    """What is known to break in some versions of a toolbox, and is mended by ``convnext_dense.mm``."""
-
-    module: str
-    line: Line
-    versions: str
-    text: str
-
-
-BREAKS = (
-    Break("mmengine", "official", "<=0.10.7", "resume with torch 2.6 and newer"),
-    Break("mmengine", "official", "<=0.10.7", "configs as `mmdet::...` without pkg_resources"),
-    Break("mmengine", "onedl", "<=0.10.12", "configs as `mmseg::...`"),
-    Break("mmengine", "onedl", "<=0.10.12", "reading checkpoints without running code in them"),
+# (import name, line, versions, what is known to break in them and is mended by ``convnext_dense.mm``)
+BREAKS: tuple[tuple[str, Line, str, str], ...] = (
+    ("mmengine", "official", "<=0.10.7", "resume with torch 2.6 and newer"),
+    ("mmengine", "official", "<=0.10.7", "configs as `mmdet::...` without pkg_resources"),
+    ("mmengine", "onedl", "<=0.10.12", "configs as `mmseg::...`"),
+    ("mmengine", "onedl", "<=0.10.12", "reading checkpoints without running code in them"),
 )
 
 
@@ -236,8 +228,8 @@ def line_of(boxes: Mapping[str, Toolbox]) -> Line | None:
 
 def breaks(box: Toolbox) -> list[str]:
     """What is known to break in this version, and is mended by importing ``convnext_dense.mm``."""
-    known = [row for row in BREAKS if (row.module, row.line) == (box.module, box.line)]
-    return [row.text for row in known if _fits(box.version, row.versions)]
+    known = [row[2:] for row in BREAKS if row[:2] == (box.module, box.line)]
+    return [text for versions, text in known if _fits(box.version, versions)]
 
 
 def advice(boxes: Mapping[str, Toolbox], *wanted: str) -> str:
@@ -336,9 +328,12 @@ def _reinstall(box: Toolbox) -> str:
 
 def _other_version(box: Toolbox, line: Line) -> str:
     name = box.owners[0].name
-    if name == "mmcv" or box.compiled:  # pip would put a build without operators in its place, or fail
-        return "convnext-dense ops, which replaces it by a compiled one"
-    return f"pip install '{name}{SUPPORTED[line][box.module]}'"
+    if name == "mmcv":  # pip's isolated build of it fails
+        return "convnext-dense ops"
+    if name == "mmcv-full":  # it ends at 1.7
+        return _reinstall(box)
+    command = f"pip install '{name}{SUPPORTED[line][box.module]}'"
+    return f"{command} && convnext-dense ops" if box.compiled else command
 
 
 # ------------------------------------------------------------------------------------ for logs and records
