@@ -52,7 +52,7 @@ SLOW = {
     r"test_config_fuzz\.py::test_many_mistakes": "a few mistakes; more: tools/dev/fuzz_configs.py",
     r"test_lazy\.py::test_a_run_can_be_built.*\[coco\]": "the same on a segmentor",
     r"test_exchange\.py::test_(the_new_one.*\[onedl|a_wheel_that|both_of)": "mmcv-lite by mmcv",
-    r"test_wheel\.py::test_a_kill.*\[(2|15)\]": "the same with SIGKILL",
+    r"test_wheel\.py::test_(a_kill.*\[(2|15)\]|a_second_call)": "one call, and SIGKILL",
     r"test_kinds\.py::test_it_trains.*\[(text|video|tracker|semi|dist)": "test_forms, value by value",
     r"test_kinds\.py::test_it_trains.*\[(stride|several|point)": "test_forms, and C4, RFP and branches",
     r"test_kinds\.py::test_its_file.*\[(stride|dist|tracker)": "the same with C4, RFP and a student",

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InstallationError as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit("\ninterrupted; nothing was replaced, and the next call goes on from here") from None
+        raise SystemExit("\ninterrupted; the next call goes on from here") from None
 
 
 def run(force: bool, jobs: int | None) -> None:

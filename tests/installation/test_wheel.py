@@ -122,13 +122,31 @@ def test_without_a_compiler_nothing_is_begun(monkeypatch, cache):
     assert not (cache_folder(SOURCE) / "work").exists()
 
 
+def call(errors: int) -> subprocess.Popen:
+    """Another process that asks for the wheel."""
+    code = f"from convnext_dense.installation.wheel import *; compiled_wheel(Source{tuple(SOURCE)})"
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, text=True)
+
+
+def test_a_second_call_waits_and_goes_on_where_the_first_was_killed():
+    source = unpack(before=HANG)
+    first = call(subprocess.DEVNULL)
+    wait_until((source / "build" / "temp.this" / "ready").exists)
+    second = call(subprocess.PIPE)
+    while "waiting for another process" not in (line := second.stderr.readline()):
+        assert line, "it did not wait"
+    first.kill()
+    assert first.wait(HANGS) != 0
+    assert second.wait(HANGS) == 0
+    assert wheel.cached_wheel(cache_folder(SOURCE))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_kill_ends_the_build_and_keeps_its_objects(killed_by, capsys):
     source = unpack(before=HANG)
-    code = f"from convnext_dense.installation.wheel import *; compiled_wheel(Source{tuple(SOURCE)})"
-    command = [sys.executable, "-c", code]
-    caller = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    caller = call(subprocess.DEVNULL)
     objects = source / "build" / "temp.this"
     wait_until(lambda: (objects / "ready").exists())
     caller.send_signal(killed_by)
