@@ -77,8 +77,6 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
         raise RefusedError(f"{kind} returns {_describe(out)}, not a tuple of maps (N, C, H, W)")
     if any(m.shape[0] != 1 for m in maps):
         raise RefusedError(f"{kind} returns {maps[0].shape[0]} maps for one image (parallel branches)")
-    if any(isinstance(m, nn.Conv2d) and min(m.stride) >= 16 for m in model.modules()):
-        raise RefusedError(f"{kind} cuts the image into patches of 16 pixels or more at once: no pyramid")
     trained = _maps_in_training(model, in_channels)
     if len(trained or maps) == len(maps):
         return _levels(maps, model)
@@ -101,12 +99,22 @@ def _run(backbone: Mapping, image: torch.Tensor) -> tuple[nn.Module, object]:
         try:
             with torch.device(device), LinspaceOnCpu():
                 model = MODELS.build(copy.deepcopy(plain))
+            _check_patches(model)
             model.eval()  # returns nothing in some classes
             with torch.device(device), torch.no_grad():
                 return model, model(image.to(device))
+        except RefusedError:
+            raise
         except Exception as error:  # third-party classes may raise anything
             said = str(error).strip().split("\n")[0] or type(error).__name__
     raise RefusedError(f"{backbone.get('type')} does not run on an image alone ({said:.120})")
+
+
+def _check_patches(model: nn.Module) -> None:
+    """Raise :class:`RefusedError` for a ViT: one resolution, and often one size of images."""
+    if any(isinstance(m, nn.Conv2d) and min(m.stride) >= 16 for m in model.modules()):
+        kind = type(model).__name__
+        raise RefusedError(f"{kind} cuts the image into patches of 16 pixels or more at once: no pyramid")
 
 
 def _maps_in_training(model: nn.Module, in_channels: int) -> list[torch.Tensor] | None:

@@ -52,7 +52,7 @@ def try_model(cfg: Config, size: int | None = None) -> None:
 def _try_once(cfg: Config, size: int) -> None:
     cfg = Config(cfg.to_dict())
     set_plain_batch_norm(cfg, world_size=1, device="cpu")
-    _without_downloads(cfg.model)
+    _plain(cfg.model)
     _small_load(cfg.model)
     for _, node in mappings(cfg.model):
         preprocessor = node.get("data_preprocessor")
@@ -97,12 +97,12 @@ def _losses(model: nn.Module, scope: str, hw: tuple[int, int], owner: Path | Non
         return inner.loss(images[:, 0] if images.dim() == 5 else images, samples)
 
 
-def _without_downloads(model: Mapping) -> None:
-    """Random weights everywhere, also in teachers, and a small text encoder."""
+def _plain(model: Mapping) -> None:
+    """Random weights everywhere, also in teachers, a small text encoder, and float32 as the CPU needs it."""
     for _, node in mappings(model):
         if is_pretrained(node.get("init_cfg")):
             node["init_cfg"] = None
-        for key in ("pretrained", "teacher_ckpt"):
+        for key in ("pretrained", "teacher_ckpt", "use_autocast"):
             node.pop(key, None)
         if "language_model" in node:
             node["language_model"] = dict(type=SmallLanguageModel)
