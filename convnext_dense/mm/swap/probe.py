@@ -15,6 +15,7 @@ from convnext_dense.mm.models.meta_device import LinspaceOnCpu
 from convnext_dense.mm.type_names import PACKAGES, type_name
 
 SIZE = 256  # pixels; divisible by every stride up to 128
+BATCH = 2  # images in training: batch norm needs more than one value per channel
 STRIDES = (4, 8, 16, 32)  # of ConvNeXt's stages
 
 # Weights, layers that need compiled ops and do not change shapes, and the image beside the maps (RFP).
@@ -78,6 +79,10 @@ def probe(backbone: Mapping, in_channels: int = 3) -> Levels:
     if any(m.shape[0] != 1 for m in maps):
         raise RefusedError(f"{kind} returns {maps[0].shape[0]} maps for one image (parallel branches)")
     trained = _maps_in_training(model, in_channels)
+    if trained and any(m.shape[0] != BATCH for m in trained):
+        raise RefusedError(
+            f"{kind} returns {trained[0].shape[0] // BATCH} maps per image (parallel branches)"
+        )
     if len(trained or maps) == len(maps):
         return _levels(maps, model)
     same = [i for i, m in enumerate(trained) if m.shape[1:] == maps[0].shape[1:]]
@@ -123,7 +128,7 @@ def _maps_in_training(model: nn.Module, in_channels: int) -> list[torch.Tensor] 
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
-            out = model(torch.zeros(2, in_channels, SIZE, SIZE, device=device))
+            out = model(torch.zeros(BATCH, in_channels, SIZE, SIZE, device=device))
     except Exception:  # of a third-party class; the check after the swap will find it
         return None
     maps = list(out) if isinstance(out, list | tuple) else [out]
