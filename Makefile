@@ -83,8 +83,7 @@ $(PEERS)/.installed: requirements/peers.txt setup.py
 peers: $(PEERS)/.installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/checkpoints/test_fetch.py tests/checkpoints/test_read.py
 
-zoo: $(RUNTIME)
-	$(PY) -m pip install --disable-pip-version-check -q scikit-image scikit-learn lap
+zoo: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py $(ZOO_ARGS)
 
 matrix: $(RUNTIME)

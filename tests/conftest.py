@@ -56,7 +56,7 @@ SLOW = {
     r"test_kinds\.py::test_it_trains.*\[(text|video|tracker|semi|dist)": "test_forms, value by value",
     r"test_kinds\.py::test_it_trains.*\[(stride|several|point)": "test_forms, and C4, RFP and branches",
     r"test_kinds\.py::test_its_file.*\[(stride|dist|tracker)": "the same with C4, RFP and a student",
-    r"test_zoo_sample\.py::": "a fixed sample, in test_verdict",
+    r"test_zoo_sample\.py::test_a_sample": "a fixed sample, in test_verdict",
     r"test_survey\.py::test_(a_process_judges|processes_judge)": "the judge itself, in test_verdict",
     r"test_survey_key\.py::test_the_walk_finds_all.*pspnet": "the same on a detector",
     r"test_compile\.py::test_the_default_backend": "the same with a backend that compiles nothing",
