@@ -26,10 +26,9 @@ def config_file(name: str) -> Path:
     if name.startswith(PREFIX):
         return recipe_file(name)
     package, _, path = name.partition("::")
-    try:
-        folder = installed_folder(package)
-    except UserError as error:
-        raise UserError(f"no config {name}: {error}") from None
+    folder = package_folder(package)
+    if folder is None:
+        raise UserError(f"no config {name}: {_not_installed(package)}")
     # a wheel of OpenMMLab carries them in the package; a checkout has them beside it
     roots = [root for root in (folder / ".mim" / "configs", folder.parent / "configs") if root.is_dir()]
     for root in roots:
@@ -59,17 +58,9 @@ def recipe_file(name: str) -> Path:
         raise UserError(str(error)) from None
 
 
-def installed_folder(package: str) -> Path:
-    """The folder of a package, which is not imported.
-
-    Raises:
-        UserError: there is none.
-    """
-    folder = package_folder(package)
-    if folder is None:
-        remedy = f"; {advice(read_toolboxes(), package)}" if package in DISTRIBUTIONS else ""
-        raise UserError(f"{package or 'the package'} is not installed{remedy}")
-    return folder
+def _not_installed(package: str) -> str:
+    remedy = f"; {advice(read_toolboxes(), package)}" if package in DISTRIBUTIONS else ""
+    return f"{package or 'the package'} is not installed{remedy}"
 
 
 def find_configs_in_mmengine() -> None:
@@ -83,9 +74,18 @@ def find_configs_in_mmengine() -> None:
             return of_mmengine(cfg_path, filename)
         # no scope for our own: our types are registered for every scope
         scope = None if cfg_path.startswith(PREFIX) else cfg_path.partition("::")[0]
-        return str(config_file(cfg_path)), scope
+        try:
+            return str(config_file(cfg_path)), scope
+        except UserError as error:
+            raise UserError(f"{filename}: _base_ names {cfg_path!r}: {error}") from None
+
+    def folder_of_base(package: str) -> str:
+        """The folder of the package in `with read_base(): from PACKAGE.configs.FILE import *`."""
+        folder = package_folder(package)
+        if folder is None:
+            raise config.ConfigParsingError(f"read_base(): {_not_installed(package)}")
+        return str(folder)
 
     path_and_scope.finds_ours = True
     Config._get_cfg_path = staticmethod(path_and_scope)
-    # `with read_base(): from PACKAGE.configs.FILE import *`
-    config.get_installed_path = lambda package: str(installed_folder(package))
+    config.get_installed_path = folder_of_base

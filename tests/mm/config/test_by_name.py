@@ -12,6 +12,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.config import by_name
 from convnext_dense.mm.config.by_name import find_configs_in_mmengine, recipe_file
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.errors import explain
 from convnext_dense.mm.models.meta_device import build_on_meta
 from convnext_dense.recipes import config_path, configs_root
 
@@ -98,6 +99,14 @@ def test_a_config_that_is_not_there_is_one_line(package, name, words):
     with pytest.raises(UserError, match=f"no config {name}: .*{words}") as error:
         load_config(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_pure_python_base_in_a_package_that_is_not_there(tmp_path):
+    text = "from mmengine.config import read_base\nwith read_base():\n    from mmnone.lazy.c import *\n"
+    (tmp_path / "child.py").write_text(text)
+    with pytest.raises(Exception, match="mmnone is not installed") as error:
+        Config.fromfile(tmp_path / "child.py")
+    assert "child.py" in explain(error.value) and "mmnone is not installed" in explain(error.value)
 
 
 def test_an_absent_toolbox_is_named_with_the_command(package, monkeypatch):
