@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from namings import ENTRIES, MICRO, random_state
-from PIL import Image
 from published import run_command
+
+pytest.importorskip("PIL")  # what reads the images
+
+from PIL import Image
 
 from convnext_dense import CheckpointError, Classifier
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image

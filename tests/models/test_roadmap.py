@@ -8,6 +8,8 @@ from published import TABLES, run_tool
 from repository import ROOT
 from torch import nn
 
+pytest.importorskip("matplotlib")  # the report's pictures
+
 from convnext_dense import CheckpointError, ConvNeXt
 from convnext_dense.checkpoints.roadmap import from_resnet, load_roadmap
 from convnext_dense.layers.basic import LayerNorm2d

@@ -1,6 +1,9 @@
 """One walk and one copy of nested containers, compared with lists written by hand."""
 
 import pytest
+
+pytest.importorskip("mmengine")  # whose configs are walked, too
+
 from mmengine.config import ConfigDict
 from mmengine.config.lazy import LazyObject
 
