@@ -105,7 +105,7 @@ def swap_backbone(
     ]
     changes = [_inside(change, owner) for change in changes]
     changes += [
-        *_preprocessor_changes(cfg.model, owner),
+        *(_preprocessor_changes(cfg.model, owner) if _image_channels(cfg, owner) == 3 else ()),
         *_weight_changes(cfg, owner),
         *([] if keep_optim else _optimizer_changes(cfg, arch, amp)),
         *_import_changes(cfg),
@@ -223,8 +223,6 @@ def _preprocessor_changes(model: Mapping, owner: Path) -> Iterator[Change]:
     """Mean, std and order of the channels; a model without a preprocessor reads images that are ready."""
     why = "ImageNet in RGB, as trained"
     for path, old in _preprocessors(model, owner):
-        if len(old.get("mean") or MEAN) != 3:
-            continue
         for key, value in dict(mean=MEAN, std=STD, bgr_to_rgb=True).items():
             if old.get(key) != value:
                 yield Change((*path, key), old.get(key), value, why)

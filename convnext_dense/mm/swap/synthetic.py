@@ -42,9 +42,8 @@ def _images(scope: str, model: nn.Module, hw: tuple[int, int], count: int) -> di
 
 
 def _channels(model: nn.Module) -> int:
-    preprocessor = model.data_preprocessor
-    mean = getattr(getattr(preprocessor, "data_preprocessor", preprocessor), "mean", None)
-    return 3 if mean is None else len(mean)
+    """Channels of the images: those of the first convolution, which is the backbone's."""
+    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
 def _videos(model: nn.Module, hw: tuple[int, int], count: int) -> dict:

@@ -299,6 +299,24 @@ def test_what_cannot_be_swapped_is_refused(change, words):
         swap_backbone(cfg)
 
 
+def test_images_of_other_channels_keep_their_normalisation():
+    cfg = load_config(PSPNET)
+    cfg.model.backbone.in_channels = 25
+    for key in ("mean", "std", "bgr_to_rgb"):
+        cfg.model.data_preprocessor.pop(key)
+    new = swap_backbone(cfg, "atto", pretrained="none").cfg
+    assert new.model.backbone.in_channels == 25
+    assert new.model.data_preprocessor == cfg.model.data_preprocessor
+    try_model(new, size=64)
+
+
+def test_a_model_without_a_preprocessor_reads_images_that_are_ready():
+    cfg = load_config(PSPNET)
+    cfg.model.data_preprocessor = cfg.model.test_cfg = None
+    changes = swap_backbone(cfg, "atto", pretrained="none").changes
+    assert not [c for c in changes if "data_preprocessor" in c.path]
+
+
 def test_a_model_that_would_fail_says_where():
     cfg = swap_backbone(load_config(RETINANET), "atto", pretrained="none").cfg
     cfg.model.neck.in_channels = [40, 80, 161, 320]
