@@ -72,6 +72,8 @@ def float32_subclass(base: type, methods: tuple[str, ...]) -> type:
     """Subclass of ``base`` with its name and parameters; its ``methods``, where present, run in float32."""
     wrap = pooled_in_float32 if methods == ("forward",) else in_float32
     body = {name: wrap(getattr(base, name)) for name in methods if hasattr(base, name)}
+    if any(ancestor.__name__ == "SSDHead" for ancestor in base.__mro__):
+        body["loss_cls"] = None  # mmdet 3.3's prediction asks for it, and SSD's heads have none
     note = f"mmdet's or mmseg's ``{base.__name__}``; always in float32: {', '.join(body)}."
     return type(base.__name__, (base,), {**body, "__doc__": note, "__module__": __name__})
 

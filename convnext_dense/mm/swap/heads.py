@@ -1,4 +1,4 @@
-"""Which heads of a swapped config make place for ours: float32 under autocast, or faster."""
+"""Which heads of a swapped config make place for ours: float32 under autocast, faster, or mended."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +10,12 @@ from convnext_dense.mm.type_names import class_of, type_name
 from convnext_dense.support.nested import mappings
 
 UNDER_AMP = "keeps coordinates, losses and NMS in float32 under AMP"
-FASTER = {"UPerHead": "the same outputs with two thirds of the multiply-adds"}
+SSD = "predicts; mmdet's own ends in an AttributeError there"
+ALWAYS = {  # with and without mixed precision
+    "UPerHead": "the same outputs with two thirds of the multiply-adds",
+    "SSDHead": SSD,
+    "PISASSDHead": SSD,
+}
 
 
 def head_changes(model: Mapping, scope: str, amp: bool) -> Iterator[Change]:
@@ -26,7 +31,7 @@ def head_changes(model: Mapping, scope: str, amp: bool) -> Iterator[Change]:
             continue
         for path, part in mappings(node):
             kind = part.get("type")
-            reason = FASTER.get(type_name(kind), UNDER_AMP if amp else None)
+            reason = ALWAYS.get(type_name(kind), UNDER_AMP if amp else None)
             if reason and _has_subclass(kind, scope):
                 yield Change(("model", key, *path, "type"), kind, f"{SCOPE}.{type_name(kind)}", reason)
 

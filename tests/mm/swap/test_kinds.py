@@ -6,6 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from convnext_dense.mm.config.load import load_config
+from convnext_dense.mm.swap import smoke_test
 from convnext_dense.mm.swap.backbone import Swap, swap_backbone
 from convnext_dense.mm.swap.smoke_test import try_model
 from convnext_dense.mm.swap.write import write_config
@@ -24,6 +25,7 @@ KINDS = {
     "several inputs": "mmseg::icnet/icnet_r50-d8-in1k-pre_4xb2-160k_cityscapes-832x832.py",
     "finer than 4": "mmseg::erfnet/erfnet_fcn_4xb4-160k_cityscapes-512x1024.py",
     "several in_index": "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",
+    "ssd": "mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py",  # mmdet's own head cannot predict
     "point_rend": "mmseg::point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py",
 }
 
@@ -35,6 +37,24 @@ def swapped(kind: str) -> Swap:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_and_predicts(kind):
     try_model(swapped(kind).cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "unread"),
+    [
+        ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", {"norm0"}),  # its FPN starts at stride 8
+        ("mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py", {"norm0", "norm1"}),
+        ("mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py", set()),
+    ],
+)
+def test_distributed_training_is_told_what_gets_no_gradient(name, unread, monkeypatch):
+    tried = []
+    monkeypatch.setattr(smoke_test, "_check_gradients", tried.append)
+    cfg = swap_backbone(load_config(name), "atto", pretrained="none").cfg
+    try_model(cfg)
+    without = {n for n, p in tried[0].named_parameters() if p.requires_grad and p.grad is None}
+    assert without == {f"backbone.{norm}.{part}" for norm in unread for part in ("weight", "bias")}
+    assert cfg.get("find_unused_parameters", False) is bool(unread)
 
 
 @pytest.mark.parametrize("kind", ["c4", "rfp", "stride 64", "semi-supervised", "tracker", "distillation"])
