@@ -3,13 +3,14 @@
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.by_name import PREFIX
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.swap.backbone import Swap
 from convnext_dense.mm.swap.channels import Change
 from convnext_dense.mm.type_names import type_name
@@ -63,7 +64,9 @@ def write_config(swap: Swap, source: str, path: str | Path) -> None:
     """
     path = Path(path)
     title = f'"""{Path(source).stem} with a ConvNeXt backbone.\n\n{_reasons(swap.changes)}\n"""\n\n'
-    text = title + (_whole(swap.cfg) if _is_lazy(source) else _child(swap, _base(source, path.parent)))
+    text = title + (
+        _whole(swap.cfg) if _is_lazy(source) else _child(swap, source, _base(source, path.parent))
+    )
     with replacing(path.with_suffix(".py")) as partial:
         readable = partial.with_suffix(".py")  # mmengine reads by suffix
         readable.write_text(text)
@@ -86,9 +89,9 @@ def _base(source: str, folder: Path) -> str:
     return _relative(Path(source), folder) if Path(source).is_file() else f"{PREFIX}{source}"
 
 
-def _child(swap: Swap, base: str) -> str:
+def _child(swap: Swap, source: str, base: str) -> str:
     parts = [f'_base_ = "{base}"\n']
-    sections = _sections(swap)
+    sections = _sections(swap, load_config(source).to_dict())
     for key in sorted(sections, key=_ORDER.index):
         comment = "".join(f"# {c.why}\n" for c in swap.changes if c.path == (key,))
         parts.append(f"{comment}{key} = {literal(sections[key], len(key) + 3)}\n")
@@ -158,7 +161,16 @@ def _reasons(changes: Sequence[Change]) -> str:
     return "\n".join(f"{'.'.join(map(str, c.path))}: {c.why}" for c in changes)
 
 
-def _sections(swap: Swap) -> dict[str, object]:
+def _has(node: object, path: tuple) -> bool:
+    """Whether the entry exists, be it ``None``."""
+    for key in path:
+        if not isinstance(node, Mapping) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _sections(swap: Swap, base: Mapping) -> dict[str, object]:
     """Nested overrides for the child config; entries that must not be merged are marked ``_delete_``."""
     sections: dict = {}
     for change in swap.changes:
@@ -167,7 +179,8 @@ def _sections(swap: Swap) -> dict[str, object]:
         if numbers:  # a child cannot change one entry of a list, so it repeats the list
             path = path[: numbers[0]]
             value = _at(swap.cfg, path)
-        if isinstance(value, dict) and path != ("custom_imports",):
+        # an entry that the base lacks would keep the mark
+        if isinstance(value, dict) and path != ("custom_imports",) and _has(base, path):
             value = dict(_delete_=True, **value)
         for key in path[:-1]:
             node = node.setdefault(key, {})

@@ -75,6 +75,18 @@ def test_its_file_reads_back_and_builds_with_layer_decay(kind, tmp_path):
     assert all(p.requires_grad or name.startswith("teacher.") for name, p in model.named_parameters())
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_new_neck_reads_back_in_a_config_without_one(empty, tmp_path):
+    cfg = load_config(KINDS["branches"])
+    if empty:
+        cfg.model.neck = None  # there, but nothing
+    cfg.dump(tmp_path / "old.py")
+    swap = swap_backbone(cfg, "atto", pretrained="none")
+    write_config(swap, str(tmp_path / "old.py"), tmp_path / "swapped.py")  # it compares
+    neck = Config.fromfile(tmp_path / "swapped.py").model.neck
+    assert neck.type == "LevelPyramid" and "_delete_" not in neck
+
+
 def test_the_inner_model_gets_the_backbone_and_the_outer_the_preprocessor():
     cfg = swapped("semi-supervised").cfg
     assert cfg.model.detector.backbone.type == "mmengine.ConvNeXt"
