@@ -138,4 +138,5 @@ def quiet() -> Iterator[None]:
 def one_line(error: Exception, most: int = 300) -> str:
     """An error's message in one line, with files by their names: folders differ between machines."""
     said = " ".join(str(error).split()) or type(error).__name__
+    said = said.partition(", the current sys.path is")[0]  # mmengine lists it
     return re.sub(r"(?<![\w:/.])/(?:[^\s/'\"]+/)+", "", said)[:most]

@@ -153,7 +153,7 @@ def _reasons(column: Column, how: str = "") -> Iterator[str]:
     yield f"## Reasons with {column.name}{how}"
     for outcome in ("refused", "fails", "fails as it is"):
         yield f"### {outcome.capitalize()}\n\n{_reason_table(column, judged(column, outcome))}"
-    yield f"### No model in the file\n\n{_left_out_table(column.left_out)}"
+    yield f"### Files without a model, or that cannot be read here\n\n{_left_out_table(column.left_out)}"
 
 
 def _reason_table(column: Column, structures: Sequence[Structure]) -> str:

@@ -98,3 +98,4 @@ def test_a_reason_is_one_line_without_folders():
     said = one_line(OSError('no /home/me/x.py:3,\n "/tmp/a/b.cpp" https://a.b/c/d.pth configs/gfl/x.py'))
     assert said == 'no x.py:3, "b.cpp" https://a.b/c/d.pth configs/gfl/x.py'
     assert one_line(AssertionError()) == "AssertionError"
+    assert one_line(ImportError("no x, the current sys.path is: /home/me")) == "no x"
