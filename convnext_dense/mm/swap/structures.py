@@ -13,10 +13,11 @@ from typing import NamedTuple
 from mmengine.config import Config
 from tqdm import tqdm
 
-from convnext_dense.mm.config.by_name import installed_folder
+from convnext_dense.errors import UserError
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.nested import mappings, rebuilt
+from convnext_dense.toolboxes import package_folder
 
 PACKAGES = ("mmdet", "mmseg")
 # entries of a model that are weights: they change neither what is built nor what it computes
@@ -43,8 +44,11 @@ class Structure(NamedTuple):
 
 
 def config_root(package: str) -> Path:
-    """Where the wheel of a package keeps its configs."""
-    return installed_folder(package) / ".mim" / "configs"
+    """Where the wheel of a package keeps its configs; raises ``UserError`` if there is no such package."""
+    folder = package_folder(package)
+    if folder is None:
+        raise UserError(f"{package} is not installed, so that its configs cannot be surveyed")
+    return folder / ".mim" / "configs"
 
 
 def config_names(package: str) -> list[str]:

@@ -3,6 +3,7 @@
 import pytest
 from mmengine.config import Config
 
+from convnext_dense.errors import UserError
 from convnext_dense.mm.swap import structures
 from convnext_dense.mm.swap.structures import backbone_type, digest_of, one_line, read_structures
 
@@ -92,6 +93,12 @@ def test_every_config_is_in_a_structure_or_left_out_with_a_reason(tmp_path, monk
         ("mmdet::b/other.py", "C", ("mmdet::b/other.py",)),
     ]
     assert left_out == [("mmdet::b/broken.py", "no package"), ("mmdet::b/none.py", "has no model")]
+
+
+def test_a_package_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="mmnothing is not installed"):
+        structures.config_names("mmnothing")
+    assert len(structures.config_names("mmseg")) > 600
 
 
 def test_a_reason_is_one_line_without_folders():
