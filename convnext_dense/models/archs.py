@@ -57,8 +57,8 @@ def resolve_arch(arch: str | Mapping, archs: Mapping[str, Arch] = ARCHS) -> Arch
     if not isinstance(arch, Mapping) or set(arch) != {"depths", "dims"}:
         raise ArgumentError(f"arch={arch!r}; {known}")
     stages = len(next(iter(archs.values())).depths)
-    row = Arch(tuple(arch["depths"]), tuple(arch["dims"]))
-    for key, values in row._asdict().items():
-        if len(values) != stages or not all(isinstance(v, int) and v > 0 for v in values):
+    for key, values in arch.items():
+        listed = isinstance(values, list | tuple) and len(values) == stages
+        if not listed or not all(isinstance(v, int) and v > 0 for v in values):
             raise ArgumentError(f"arch {key}={values}; {stages} positive integers are needed, one per stage")
-    return row
+    return Arch(tuple(arch["depths"]), tuple(arch["dims"]))

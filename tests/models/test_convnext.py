@@ -136,6 +136,7 @@ def test_any_size_gives_contiguous_levels(size, memory_format):
     [
         (dict(arch="tinny"), "use one of"),
         (dict(arch=dict(depths=(1, 1, 1), dims=(8, 8, 8))), "4 positive integers"),
+        (dict(arch=dict(depths=2.5, dims=(8, 8, 8, 8))), "arch depths=2.5; 4 positive integers"),
         (dict(arch=dict(depth=1)), "depths"),
         (dict(out_indices=(0, 4)), "4 is not a stage"),
         (dict(out_indices=(-5,)), "-5 is not a stage"),

@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.datasets.paths import SPLITS, iter_datasets
+from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.nested import mappings
 
 Purpose = Literal["train", "test", "predict", "rates"]
@@ -128,6 +129,9 @@ DATASET_KINDS: dict[str, Kind] = {
     "img_suffix": TEXT,
     "seg_map_suffix": TEXT,
 }
+# of the evaluators that the checks of the start read; a class of the user may mean something else
+EVALUATORS = ("CocoMetric", "IoUMetric", "VOCMetric")
+EVALUATOR_KINDS: dict[str, Kind] = {"ann_file": TEXT, "metric": TEXTS, "iou_metrics": TEXTS}
 # entries that mmengine's runner and the toolboxes read, beside those above
 KNOWN = {
     *(key.partition(".")[0] for key in KINDS),
@@ -151,7 +155,15 @@ def check_kinds(cfg: Config) -> None:
         _check(cfg, path, lookup(cfg._cfg_dict, path), kind)
     for name, hook in (cfg.get("default_hooks") or {}).items():
         _check(cfg, f"default_hooks.{name}", hook, MAPPING)
+    keys = lookup(cfg._cfg_dict, "optim_wrapper.paramwise_cfg.custom_keys")
+    _check(cfg, "optim_wrapper.paramwise_cfg.custom_keys", keys, MAPPING)
+    for name, options in (keys or {}).items():
+        _check(cfg, f"optim_wrapper.paramwise_cfg.custom_keys[{name!r}]", options, MAPPING)
     for split in SPLITS:
+        evaluators = cfg.get(f"{split}_evaluator") or ()
+        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+            for key, kind in EVALUATOR_KINDS.items() if type_name(evaluator) in EVALUATORS else ():
+                _check(cfg, f"{split}_evaluator.{key}", evaluator.get(key), kind)
         for data in iter_datasets(cfg.get(f"{split}_dataloader")):
             for key, kind in DATASET_KINDS.items():
                 _check(cfg, f"{split}_dataloader.dataset: {key}", lookup(data, key), kind)
