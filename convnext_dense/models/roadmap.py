@@ -130,7 +130,7 @@ class Roadmap(nn.Module):
             order; negative ones count from the end; one integer means one stage.
         drop_path_rate: rate of the last block; it rises linearly over all blocks.
         layer_scale_init_value: initial layer scale of the last step, 0 to leave it
-            out; the steps before it have none.
+            out; ``None`` is 1.0. The steps before it have none.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k
             stages with their downsampling layers and output norms.
         norm_eval: keep batch norms in eval mode in training, as detectors with few
@@ -156,7 +156,7 @@ class Roadmap(nn.Module):
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1.0,
+        layer_scale_init_value: float | None = 1.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -179,7 +179,10 @@ class Roadmap(nn.Module):
         rates = drop_path_rates(drop_path_rate, self.depths)
         self.downsample_layers = _downsample_layers(self.step, in_channels)
         self.stages = nn.ModuleList(
-            _stage(self.step, i, stage_rates, layer_scale_init_value) for i, stage_rates in enumerate(rates)
+            _stage(
+                self.step, i, stage_rates, 1.0 if layer_scale_init_value is None else layer_scale_init_value
+            )
+            for i, stage_rates in enumerate(rates)
         )
         for i in self.out_indices:
             level_norm = LayerNorm2d(self.dims[i]) if self.step.norm == "ln" else nn.Identity()

@@ -4,16 +4,11 @@ Images are decoded and label maps read completely, in threads and in random orde
 Ctrl-C ends the check of one data set and keeps what was found; the preflight continues.
 """
 
-import os
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
-from tqdm import tqdm
 
 from convnext_dense.data.check import Problem, gather
 from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
@@ -38,6 +33,7 @@ from convnext_dense.mm.datasets.learnable import Learnable, loads_masks
 from convnext_dense.mm.datasets.other_boxes import check_boxes
 from convnext_dense.mm.datasets.paths import SPLITS, check_data, datasets_of, required_paths
 from convnext_dense.mm.datasets.truth import check_truth
+from convnext_dense.mm.preflight.threads import in_threads
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.reports.preflight import Report
 
@@ -48,7 +44,6 @@ OF_CONTENT = {
     "label maps with wrong values",
 }
 """Kinds of fault that the quick check at the start of a run may have found in the one file it opened."""
-AT_ONCE = 512  # files given to the threads at a time; Ctrl-C waits only for those in progress
 FileFaults = dict[str, str]  # file -> what is wrong with it
 
 
@@ -234,7 +229,7 @@ def picture_reader(cfg: Config, data: Mapping) -> Read:
 def check_images(items: Sequence[Item], name: str, bar: bool, read: Read) -> tuple[list[Found], str]:
     """Decode every image; return the faults and how many were checked."""
     faults = ImageFaults(read)
-    done = _in_threads(faults.add, items, f"checking {name}", bar)
+    done = in_threads(faults.add, items, f"checking {name}", bar)
     return faults.found(), _share(done, len(items))
 
 
@@ -250,7 +245,7 @@ def _check_segmentation(
         if faults.add(item):
             check.add(item.image, item.label_map)
 
-    done = _in_threads(look, items, f"checking {name}", bar)
+    done = in_threads(look, items, f"checking {name}", bar)
     learnable.add_maps(data, check, len(items))
     by_kind = (check.unreadable, check.modes, check.sizes, check.values)
     contents = [
@@ -306,32 +301,6 @@ class ImageFaults:
             for what, files in sorted_kinds.items()
             for problem in gather(what, files, droppable=True)
         ]
-
-
-def _in_threads(look: Callable[[Item], object], items: Sequence[Item], title: str, bar: bool) -> int:
-    """Call ``look`` on all ``items`` in random order; return how many were done before Ctrl-C."""
-    order = iter(random.Random(0).sample(items, len(items)))
-    done = 0
-    threads = min(16, os.cpu_count() or 1)
-    # a separate bar, not around the loop: it must be erased when Ctrl-C leaves the loop
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(
-            total=len(items),
-            desc=f"{title} (Ctrl-C skips)",
-            unit=" files",
-            disable=None if bar else True,
-            leave=False,
-        ) as shown,
-    ):
-        try:
-            while some := list(islice(order, AT_ONCE)):
-                for _ in pool.map(look, some):
-                    done += 1
-                    shown.update()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return done
 
 
 def _share(done: int, total: int) -> str:

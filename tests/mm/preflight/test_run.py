@@ -2,14 +2,10 @@
 
 import gc
 import importlib
-import itertools
 import json
-import os
 import re
 import shutil
-import signal
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +24,7 @@ from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import iter_datasets, set_data_root
 from convnext_dense.mm.preflight import steps
-from convnext_dense.mm.preflight.data import AT_ONCE, Item, _in_threads, check_everything
+from convnext_dense.mm.preflight.data import check_everything
 from convnext_dense.mm.preflight.plan import disk_of, length_of, plan_rates, span_of
 from convnext_dense.mm.preflight.run import preflight
 from convnext_dense.mm.preflight.samples import Samples, largest_samples
@@ -300,32 +296,6 @@ def test_faults_of_label_maps(shapes):
     (problem,) = report.problems  # training would wrongly use this one; it leaves the others out
     assert "wrong values" in problem
     assert len(report.warnings) == 4
-
-
-def test_ctrl_c_keeps_what_was_found():
-    """Files that come after the signal wait for it to arrive, whatever the order of the threads."""
-    looked, numbers, arrived = [], itertools.count(1), threading.Event()
-
-    def interrupt(signum: int, frame: object) -> None:
-        arrived.set()
-        raise KeyboardInterrupt
-
-    def look(item: Item) -> None:
-        looked.append(item)
-        number = next(numbers)
-        if number == 700:
-            os.kill(os.getpid(), signal.SIGINT)
-        if number >= 700:
-            arrived.wait()
-
-    items = [Item(Path(f"{i}.jpg")) for i in range(5000)]
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        done = _in_threads(look, items, "checking", bar=False)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert 0 < done <= len(looked) <= 700 + AT_ONCE
-    assert len(set(looked)) == len(looked)
 
 
 # ---- the largest shape
