@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import venv
 import zipfile
 from importlib import metadata
@@ -128,11 +129,16 @@ def test_what_a_kill_during_the_exchange_leaves_is_completed(environment, tmp_pa
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_waits_for_the_end_of_the_exchange():
-    steps = []
+    """Also where another thread, which does not block it, receives the signal."""
+    steps, over = [], threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
     with pytest.raises(KeyboardInterrupt):  # it arrives when the inner block ends
         with uninterrupted():
             os.kill(os.getpid(), signal.SIGINT)
             code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
             steps.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
         steps.append("after")
+    over.set()
+    other.join()
     assert steps == ["True\n"]  # pip is not interrupted, either

@@ -125,5 +125,5 @@ def test_the_toolboxes_are_found_once_and_without_pkg_resources(name, monkeypatc
     path, scope = Config._get_cfg_path(name, "child.py")
     package, _, within = name.partition("::")
     expected = Path(importlib.import_module(package).__file__).parent / ".mim" / "configs" / within
-    assert (Path(path), scope) == (expected, package)
+    assert (Path(path).resolve(), scope) == (expected.resolve(), package)
     assert Config._get_cfg_path("base.py", "folder/child.py") == ("folder/base.py", None)
