@@ -97,7 +97,7 @@ class Predictor:
     def __init__(self, cfg: Config, checkpoint: str, fused: bool = True) -> None:
         check_needed(cfg, "predict")
         check_levels(cfg)
-        init_default_scope(cfg.get("default_scope", "mmengine"))
+        init_default_scope(cfg.get("default_scope") or "mmengine")
         set_pretrained(cfg, "none")
         set_plain_batch_norm(cfg, 1, get_device())
         self.model: nn.Module = MODELS.build(cfg.model)
@@ -116,7 +116,7 @@ class Predictor:
             if not re.fullmatch(r"Load\w*Annotations?", type_name(step))
         ]
         # the checked loader, where it is mmcv's, says what is wrong with a file
-        loader = build_loader(steps[0], cfg.get("default_scope", "mmengine"))
+        loader = build_loader(steps[0], cfg.get("default_scope") or "mmengine")
         self.pipeline = Compose([loader, *steps[1:]])
 
     @torch.no_grad()

@@ -123,7 +123,7 @@ def build_all(source: str, options: TrainOptions) -> None:
         Exception: whatever the config causes.
     """
     cfg, _ = training_config(source, options)
-    init_default_scope(cfg.get("default_scope", "mmengine"))
+    init_default_scope(cfg.get("default_scope") or "mmengine")
     model = build_on_meta(cfg)
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     for scheduler in cfg.get("param_scheduler") or []:

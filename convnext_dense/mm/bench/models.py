@@ -52,7 +52,7 @@ def build_model(name: str, memory: str = "lean") -> nn.Module:
     set_plain_batch_norm(cfg, 1, "cpu")
     if own_backbone(cfg) == "ConvNeXt":
         cfg.model.backbone.memory = memory
-    init_default_scope(cfg.get("default_scope", "mmengine"))
+    init_default_scope(cfg.get("default_scope") or "mmengine")
     torch.manual_seed(0)
     return MODELS.build(cfg.model)
 

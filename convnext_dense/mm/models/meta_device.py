@@ -25,6 +25,6 @@ def build_on_meta(cfg: Config) -> nn.Module:
     Raises:
         KeyError: a type that is not registered.
     """
-    init_default_scope(cfg.get("default_scope", "mmengine"))
+    init_default_scope(cfg.get("default_scope") or "mmengine")
     with torch.device("meta"), LinspaceOnCpu():
         return MODELS.build(copy.deepcopy(cfg.model)).eval()  # detectors change their config
