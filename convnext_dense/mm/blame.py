@@ -312,5 +312,5 @@ def _where(calls: list[Call], path: tuple) -> str:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    text = " ".join(str(value).split())  # an optimizer, which mmengine adds to a schedule, has many lines
     return text if len(text) <= 160 else f"{text[:157]}..."
