@@ -20,8 +20,8 @@ def test_imports_are_followed_through_modules(tmp_path):
         "pkg/inner/__init__.py": "import pkg.public",
         "pkg/inner/b.py": "def function():\n    from pkg import c, stopped\n    from pkg import inner",
         "pkg/c.py": "import pkg.a  # a circle",
-        "pkg/stopped.py": "import pkg.behind",
-        "pkg/behind.py": "",
+        "pkg/stopped.py": "import pkg.beyond",
+        "pkg/beyond.py": "",
         "pkg/unused.py": "",
     }
     for name, text in files.items():
@@ -32,7 +32,7 @@ def test_imports_are_followed_through_modules(tmp_path):
     assert list(found) == ["pkg.a", "pkg.c", "pkg.inner", "pkg.inner.b", "pkg.public"]
     assert found["pkg.inner"] == tmp_path / "pkg/inner/__init__.py"
     assert list(imported_modules(tmp_path / "pkg", ["pkg.inner.b"])) == [
-        *("pkg.a", "pkg.behind", "pkg.c", "pkg.inner", "pkg.inner.b", "pkg.public", "pkg.stopped")
+        *("pkg.a", "pkg.beyond", "pkg.c", "pkg.inner", "pkg.inner.b", "pkg.public", "pkg.stopped")
     ]
 
 

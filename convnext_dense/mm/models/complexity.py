@@ -40,11 +40,12 @@ def config_complexity(cfg: Config, shape: tuple[int, int] | None = None) -> Comp
         return two_stage_forward(model, image) if two_stages else model(image, mode="tensor")
 
     computed = count_macs(forward)
-    for module in model.modules():
-        if isinstance(module, ConvOverResized):
-            module.resize_first = True  # as the published counts
-    macs = count_macs(forward)
-    return Complexity(count_params(model), macs, shape, None if computed == macs else computed)
+    joined = [module for module in model.modules() if isinstance(module, ConvOverResized)]
+    if not joined:
+        return Complexity(count_params(model), computed, shape)
+    for module in joined:
+        module.resize_first = True  # as the published counts
+    return Complexity(count_params(model), count_macs(forward), shape, computed)
 
 
 def protocol_shape(model: nn.Module) -> tuple[int, int]:

@@ -86,8 +86,8 @@ def survey_page(columns: Sequence[Column], code: Mapping[str, str]) -> str:
 
 def _differing(column: Column, first: Column) -> Column:
     """The column with only those structures on which ``first`` has no verdict or another one."""
-    told = {digest: (verdict.outcome, verdict.reason) for digest, verdict in first.verdicts.items()}
-    new = {d for d, verdict in column.verdicts.items() if told.get(d) != (verdict.outcome, verdict.reason)}
+    known = {digest: (verdict.outcome, verdict.reason) for digest, verdict in first.verdicts.items()}
+    new = {d for d, verdict in column.verdicts.items() if known.get(d) != (verdict.outcome, verdict.reason)}
     left_out = [row for row in column.left_out if row not in first.left_out]
     return column._replace(structures=[s for s in column.structures if s.digest in new], left_out=left_out)
 
