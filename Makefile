@@ -31,6 +31,8 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(RUNTIME): requirements/runtime.txt requirements/lite.txt setup.py | $(PY)
+	@! $(PY) -m pip show -q onedl-mmengine 2>/dev/null || \
+	  { echo "$(VENV) has the OneDL fork, whose files this would replace: pip install -e . there, or make VENV=.venv-official $(MAKECMDGOALS)"; exit 1; }
 	$(PY) -m pip install --disable-pip-version-check -r requirements/runtime.txt \
 	  $$($(PY) -m pip show -q mmcv 2>/dev/null || echo -r requirements/lite.txt)
 	$(PY) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -q -e .
