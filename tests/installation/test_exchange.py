@@ -127,8 +127,16 @@ def test_what_a_kill_during_the_exchange_leaves_is_completed(environment, tmp_pa
     assert environment.mmcv() == {"mmcv": "2.1.0", **COMPILED}
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also where the tests run as a background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_waits_for_the_end_of_the_exchange():
+def test_ctrl_c_waits_for_the_end_of_the_exchange(interruptible):
     """Also where another thread, which does not block it, receives the signal."""
     steps, over = [], threading.Event()
     other = threading.Thread(target=over.wait)

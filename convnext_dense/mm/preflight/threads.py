@@ -24,10 +24,11 @@ def noticed_ctrl_c() -> Iterator[Event]:
     block that releases it. The pool's threads then wait for that lock for ever.
     """
     stop = Event()
-    if current_thread() is not main_thread():  # no exception comes here, and no handler can be set
+    before = signal.getsignal(signal.SIGINT)
+    # no handler can be set outside the main thread, where no exception comes; a background job ignores Ctrl-C
+    if current_thread() is not main_thread() or before is signal.SIG_IGN:
         yield stop
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def note(*_: object) -> None:
         signal.signal(signal.SIGINT, before)

@@ -11,6 +11,14 @@ from waiting import wait_until
 from convnext_dense.mm.preflight.threads import AT_ONCE, in_threads, noticed_ctrl_c
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C raises, also where the tests run as a background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_everything_is_looked_at_once():
     looked = []
     assert in_threads(looked.append, range(3 * AT_ONCE + 1), "checking", bar=False) == 3 * AT_ONCE + 1
@@ -54,3 +62,10 @@ def test_outside_the_main_thread_handlers_stay():
     thread.start()
     thread.join()
     assert found == [3] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with noticed_ctrl_c() as stop:
+        signal.raise_signal(signal.SIGINT)
+    assert not stop.is_set()
