@@ -83,7 +83,7 @@ $(PEERS)/.installed: requirements/peers.txt setup.py
 	@touch $@
 
 peers: $(PEERS)/.installed
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/checkpoints/test_fetch.py tests/checkpoints/test_read.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -n 2 tests/peers tests/checkpoints/test_fetch.py tests/checkpoints/test_read.py
 
 zoo: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py $(ZOO_ARGS)
