@@ -9,10 +9,12 @@ import inspect
 import linecache
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, OPTIMIZERS
@@ -168,8 +170,9 @@ def _building(error: BaseException, calls: list[Call]) -> str | None:
         return text
     if text := _layer(error, calls):
         return text
-    if calls[-1].file.startswith(_OURS):  # perhaps our own fault
-        return None
+    if calls[-1].file.startswith(_OURS):
+        wrong = next(_misfits(kind, built[-1].local.get("args", {})), None) if built else None
+        return wrong and f"{where}: {wrong}"  # otherwise it is perhaps our own fault
     return f"{where}{f' ({name})' if name else ''}: {one_line(error, calls[-1])}; {HINT}"
 
 
@@ -233,6 +236,38 @@ def _arguments(
         value = built[-1].local.get("cfg")
         return f"{outer}: {_short(value)} is a {type(value).__name__}; write a mapping with a type"
     return None
+
+
+def _misfits(kind: object, given: Mapping) -> Iterator[str]:
+    """Arguments given to a class of ours whose values are not of the annotated types."""
+    hints: dict[str, object] = {}
+    for base in reversed(getattr(kind, "__mro__", ())):
+        if base.__module__.startswith(__package__.partition(".")[0]):
+            hints |= typing.get_type_hints(base.__init__)
+    for key, value in given.items():
+        if not fits_type(value, hints.get(key, Any)):
+            takes = f"{getattr(kind, '__name__', kind)} takes {_named(hints[key])}"
+            yield f"{key} is a {type(value).__name__} ({_short(value)}); {takes}"
+
+
+def fits_type(value: object, hint: Any) -> bool:
+    """Whether ``value`` may be of an annotated type; entries of lists and mappings are not looked at."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits_type(value, part) for part in typing.get_args(hint))
+    kind = origin or hint
+    if not isinstance(kind, type) or kind is Any:
+        return kind is not None or value is None
+    if issubclass(kind, Sequence) and kind is not str:  # a config may have either
+        return isinstance(value, list | tuple)
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _named(hint: Any) -> str:
+    """An annotated type as code has it: ``float``, ``tuple[int, ...] | None``."""
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def _parameters(kind: object) -> list[str]:

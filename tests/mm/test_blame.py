@@ -1,7 +1,9 @@
 """An error that a config causes is one line with file, key and remedy; a fault of the code is none."""
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from mmengine.config import Config
@@ -12,7 +14,7 @@ from torch import nn
 
 from convnext_dense.errors import ArgumentError
 from convnext_dense.mm import blame as blaming
-from convnext_dense.mm.blame import blame
+from convnext_dense.mm.blame import blame, fits_type
 from convnext_dense.mm.errors import explain, one_line_errors
 
 
@@ -142,6 +144,30 @@ def test_a_wrong_argument_of_ours_names_its_entry():
     error = error_of(lambda: MODELS.build(cfg.model["backbone"]))
     assert isinstance(error, ArgumentError)
     assert explain(error).startswith("own.py: model.backbone: arch='tinny'; use one of")
+
+
+def test_a_wrong_type_for_a_class_of_ours_names_the_argument():
+    """The arithmetic that fails lies in our code: `drop_path_rate / 8`."""
+    cfg = own(model=dict(backbone=dict(type="ConvNeXt", arch="atto", drop_path_rate=dict(a=1))))
+    line = explain(error_of(lambda: MODELS.build(cfg.model["backbone"])))
+    assert line == ("own.py: model.backbone: drop_path_rate is a ConfigDict ({'a': 1}); ConvNeXt takes float")
+
+
+@pytest.mark.parametrize(
+    ("hint", "fitting", "others"),
+    [
+        (float, [1, 0.5], ["0.5", None, {}]),
+        (int | None, [None, 3], [3.5, "3", [3]]),
+        (tuple[int, ...], [(1, 2), [1, 2]], [1, "12"]),
+        (Sequence[str], [["a"]], ["a"]),
+        (Literal["a", "b"], ["a"], ["c", 1]),
+        (dict | list[dict], [{}, []], [1]),
+        (Any, [1, None, "x"], []),
+    ],
+)
+def test_values_that_fit_an_annotation(hint, fitting, others):
+    assert all(fits_type(value, hint) for value in fitting)
+    assert not any(fits_type(value, hint) for value in others)
 
 
 def test_a_fault_of_our_code_is_not_blamed_on_the_config(monkeypatch):
