@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mmengine.model import ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from convnext_dense.mm.models.precision import to_float32
 from convnext_dense.mm.models.registry import MODELS
@@ -29,7 +29,8 @@ class ReleasedCascade:
 
     def init_mask_head(self, *args, **kwargs) -> None:
         super().init_mask_head(*args, **kwargs)
-        self.mask_head = ModuleList(self.mask_head)
+        if isinstance(self.mask_head, nn.ModuleList):  # SCNet has one head for all stages
+            self.mask_head = ModuleList(self.mask_head)
 
     def _bbox_forward(self, *args, **kwargs) -> dict[str, Tensor]:
         """Class scores (K, classes + 1) and box deltas in float32; region features unchanged."""

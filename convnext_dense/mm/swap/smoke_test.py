@@ -65,6 +65,7 @@ def _try_once(cfg: Config, size: int) -> None:
     torch.manual_seed(0)
     with failing_as("building the model"):
         model = MODELS.build(cfg.model)
+    _tame(model)
     hub = MessageHub.get_current_instance()  # some losses warm up by iterations
     hub.update_info("iter", 0)
     hub.update_info("epoch", 0)
@@ -79,6 +80,17 @@ def _try_once(cfg: Config, size: int) -> None:
             for batch in test_batches(scope, model, (size, size)):
                 model.test_step(batch)
     _check_gradients(model)
+
+
+@torch.no_grad()
+def _tame(model: nn.Module) -> None:
+    """Set to zero what no weight is: NaN, infinity and values from 1000.
+
+    Some models of mmdet leave parameters as the memory was, and fill them in ``init_weights``, which would
+    also load pretrained weights.
+    """
+    for parameter in model.parameters():
+        parameter.masked_fill_(~(parameter.abs() < 1000), 0.0)
 
 
 def _losses(model: nn.Module, scope: str, hw: tuple[int, int], owner: Path | None) -> dict:

@@ -17,6 +17,7 @@ KINDS = {
     "stride 64": "mmdet::rtmdet/rtmdet_l_swin_b_p6_4xb16-100e_coco.py",  # and group norms
     "semi-supervised": "mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.01-coco.py",
     "tracker": "mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py",
+    "one mask head": "mmdet::scnet/scnet_r50_fpn_1x_coco.py",  # for all stages of a cascade
     "distillation": "mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py",
     "video": "mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019.py",
     "text": "mmdet::grounding_dino/grounding_dino_r50_scratch_8xb2_1x_coco.py",
