@@ -22,6 +22,7 @@ from convnext_dense.mm.config.edit import (
     set_pretrained,
 )
 from convnext_dense.mm.config.startup import check_evaluation
+from convnext_dense.mm.datasets.annotation_cache import cache_folder
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import SPLITS, check_data
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
@@ -99,6 +100,11 @@ class TrainOptions(Options):
         default=False,
         action="store_true",
         help="stop at the first bad image or annotation (default: leave it out, count it and name it)",
+    )
+    cache: str | None = option(
+        "--cache",
+        metavar="DIR|none",
+        help="folder for what was read of large annotation files (default: beside the work folder)",
     )
     fsdp: bool = option(
         "--fsdp",
@@ -180,7 +186,8 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
     runner = RUNNERS.build(cfg)
     runner.new_heads = options.new_heads
     notes.extend(filter(None, [earlier]))
-    notes.append(tolerate_bad_data(runner, options.strict_data))
+    cache = cache_folder(options.cache, cfg.work_dir)
+    notes.append(tolerate_bad_data(runner, options.strict_data, cache))
     runner.register_hook(LoaderHook())
     runner.register_hook(FuseHook())  # for the evaluations in between
     if options.compile:

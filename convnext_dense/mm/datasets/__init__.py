@@ -12,6 +12,7 @@ paths, tidy_files   where files are; copies of them in the toolboxes' own words
 While a run reads them:
 decoders            reading a file as the config does
 transforms, checked_dataset   bad images and bad annotations are left out, and counted
+annotation_cache    large annotation files as an earlier start read them
 repair              configs that use both
 resumable_loader    the data of one optimizer step at a time
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mmengine import dist
 from mmengine.logging import print_log
@@ -18,11 +18,15 @@ from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, K
 from convnext_dense.data.coco_tidy import tidy
 from convnext_dense.data.spellings import has_byte_order_mark, read_text
 from convnext_dense.data.views import wh_on_disk
+from convnext_dense.mm.datasets.annotation_cache import Reading, cached_path, fill
 from convnext_dense.mm.datasets.tidy_files import COCO_BYTES
 from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.type_names import class_of, type_name
 
 OnFault = Literal["skip", "raise"]
+_ONLY_COCO = "only files in COCO's format are"
+FROM_IMAGES = {"spelling", "image size", "image unsized"}
+"""Kinds of faults that depend on the image files."""
 
 
 @DATASETS.register_module(name="CheckedDataset")
@@ -31,6 +35,7 @@ def checked_dataset(
     on_fault: OnFault = "raise",
     trains: bool = True,
     masks: bool = False,
+    cache: str | None = None,
     lazy_init: bool = False,
 ) -> Dataset:
     """Build ``dataset``; its annotation file in COCO's format is repaired or checked while it is read.
@@ -41,6 +46,8 @@ def checked_dataset(
         trains: if false, nothing is repaired: the metric reads the file itself, so faults that would spoil
             it raise.
         masks: whether masks are used.
+        cache: folder of annotations for training that later starts need not read again, see
+            :mod:`convnext_dense.mm.datasets.annotation_cache`; ``None``: they are read at each start.
         lazy_init: do not read or check the file yet; mmdet does this when it needs only class names.
 
     Raises:
@@ -50,19 +57,31 @@ def checked_dataset(
         return DATASETS.build({**dataset, "lazy_init": True})
     with DATASETS.switch_scope_and_registry(None) as registry:
         api = getattr(class_of(dataset["type"], registry), "COCOAPI", None)
-    unchecked = f"annotations of {type_name(dataset)} are not checked: only files in COCO's format are"
     if not _reads_by_pycocotools(api):
-        _warn(unchecked)
+        _warn(f"annotations of {type_name(dataset)} are not checked: {_ONLY_COCO}")
         return DATASETS.build(dataset)
     built = DATASETS.build({**dataset, "lazy_init": True})
+    settings = {key: value for key, value in dataset.items() if key != "pipeline"}
+    path = cached_path(built, cache, dict(settings, checks=[on_fault, masks])) if trains and cache else None
     folder = None if dataset.get("backend_args") else (built.data_prefix or {}).get("img")
     judge = partial(_judge, str(built.ann_file), folder, on_fault, trains, masks)
-    built.COCOAPI = _checking(api, str(built.ann_file), judge)
-    built.full_init()
-    if not built.COCOAPI.used:  # LVIS inherits it but reads in its own way
-        _warn(unchecked)
-    del built.COCOAPI  # a local class cannot be sent to a worker
+    read = partial(_read, built, api, judge)
+    for line in read().lines if path is None else fill(built, path, read):
+        _warn(line)
     return built
+
+
+def _read(dataset: Dataset, api: type, judge: Callable[[Any], tuple[dict, list[Fault]]]) -> Reading:
+    """Let ``dataset`` read its file by ``api``; ``judge`` sees the content between reading and indexing."""
+    path = str(dataset.ann_file)
+    dataset.COCOAPI = _checking(api, path, judge)
+    dataset.full_init()
+    checking = dataset.COCOAPI
+    del dataset.COCOAPI  # a local class cannot be sent to a worker
+    if not checking.used:  # LVIS inherits it but reads in its own way
+        return Reading([f"annotations of {type(dataset).__name__} are not checked: {_ONLY_COCO}"], False)
+    lasting = not FROM_IMAGES & {fault.kind for fault in checking.faults}
+    return Reading([f"{path}: {fault}" for fault in checking.faults], lasting)
 
 
 def _reads_by_pycocotools(api: type | None) -> bool:
@@ -71,11 +90,12 @@ def _reads_by_pycocotools(api: type | None) -> bool:
     return index is not None and index.__module__ == "pycocotools.coco"
 
 
-def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
+def _checking(api: type, path: str, judge: Callable[[Any], tuple[dict, list[Fault]]]) -> type:
     """Subclass of ``api`` that judges the content of the file between reading and indexing."""
 
     class Checking(api):
         used = False
+        faults: ClassVar[list[Fault]] = []
 
         def __init__(self, annotation_file: str) -> None:
             try:
@@ -88,7 +108,7 @@ def _checking(api: type, path: str, judge: Callable[[Any], dict]) -> type:
 
         def createIndex(self) -> None:
             Checking.used = True
-            self.dataset = judge(self.dataset)
+            self.dataset, Checking.faults = judge(self.dataset)
             super().createIndex()
 
     return Checking
@@ -106,13 +126,15 @@ def _plain(path: str) -> Iterator[str]:
         yield str(copy)
 
 
-def _judge(path: str, folder: str | None, on_fault: OnFault, trains: bool, masks: bool, content: Any) -> dict:
-    """The content to continue with."""
+def _judge(
+    path: str, folder: str | None, on_fault: OnFault, trains: bool, masks: bool, content: Any
+) -> tuple[dict, list[Fault]]:
+    """The content to continue with, and what was repaired in it."""
     wh_of, exists = partial(_size_of, folder), partial(_is_there, folder)
     # an evaluation reads the file itself, but for what means the same: the data set may know better
     tidied = content if trains else tidy(content, wh_of, exists, lambda kind, where: None)
     if not trains and not content.get("annotations"):
-        return tidied  # images alone, to be predicted
+        return tidied, []  # images alone, to be predicted
     try:
         repaired, faults = repair(content, masks, wh_of, _with_progress(path), exists)
     except AnnotationFileError as error:
@@ -127,11 +149,7 @@ def _judge(path: str, folder: str | None, on_fault: OnFault, trains: bool, masks
         counted = [fault for fault in faults if _spoils_metric(KINDS[fault.kind], not local)]
     if counted:
         raise BadInputError(f"{path}: {'; '.join(_without_remedy(fault) for fault in counted)}")
-    if not trains:
-        return tidied
-    for fault in faults:
-        _warn(f"{path}: {fault}")
-    return repaired
+    return (repaired, faults) if trains else (tidied, [])
 
 
 def _spoils_metric(kind: Kind, as_written: bool) -> bool:

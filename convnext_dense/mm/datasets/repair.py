@@ -18,18 +18,20 @@ from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.nested import mappings
 
 
-def tolerate_bad_data(runner: Runner, strict: bool = False) -> str:
+def tolerate_bad_data(runner: Runner, strict: bool = False, cache: str | None = None) -> str:
     """Make a runner check its data; call it before ``train()`` or ``test()``, which build the loaders.
 
     Args:
         runner: its loaders' configs are changed, and it gets a hook.
         strict: stop at the first bad file or annotation file.
+        cache: folder of annotations that were read before, see
+            :mod:`convnext_dense.mm.datasets.annotation_cache`.
 
     Returns:
         the line to log.
     """
     loaders = {f"{split}_dataloader": getattr(runner, f"_{split}_dataloader") for split in SPLITS}
-    lines = [set_tolerant_data(loaders, strict)]
+    lines = [set_tolerant_data(loaders, strict, cache)]
     for hook in runner.hooks:  # mmdet's hook that changes the pipeline for the last epochs
         if isinstance(getattr(hook, "switch_pipeline", None), list):
             dropped = None if strict else Dropped()
@@ -44,12 +46,13 @@ def tolerate_bad_data(runner: Runner, strict: bool = False) -> str:
     return "; ".join(lines)
 
 
-def set_tolerant_data(loaders: MutableMapping, strict: bool = False) -> str:
+def set_tolerant_data(loaders: MutableMapping, strict: bool = False, cache: str | None = None) -> str:
     """Change ``train_dataloader``, ``val_dataloader`` and ``test_dataloader`` in place; safe to repeat.
 
     Args:
         loaders: a config, or the loaders of a runner.
         strict: training raises too; evaluation always does, because its figures are for all images.
+        cache: folder of annotations that were read before.
 
     Returns:
         the line to log.
@@ -64,7 +67,7 @@ def set_tolerant_data(loaders: MutableMapping, strict: bool = False) -> str:
         dropped = Dropped() if tolerant else None  # one for all transforms of the loader
         check_pipelines(loader["dataset"], dropped)
         masks = any(node.get("with_mask") for _, node in mappings(loader["dataset"]))
-        wrap_datasets(loader["dataset"], "skip" if tolerant else "raise", trains, masks)
+        wrap_datasets(loader["dataset"], "skip" if tolerant else "raise", trains, masks, cache)
         if dropped is not None:
             _report_last(loader["dataset"], dropped)
         unread += [type_name(data) for data in _innermost(loader["dataset"]) if not _has_checked_image(data)]
@@ -140,7 +143,9 @@ def _innermost(node: object) -> Iterator[Mapping]:
     return (data for _, data in mappings(node, INNER) if not any(data.get(key) for key in INNER))
 
 
-def wrap_datasets(node: object, on_fault: OnFault, trains: bool, masks: bool) -> None:
+def wrap_datasets(
+    node: object, on_fault: OnFault, trains: bool, masks: bool, cache: str | None = None
+) -> None:
     """Put a ``CheckedDataset`` around every dataset with an annotation file below ``node``."""
     for _, data in mappings(node, INNER, stop=_is_checked_dataset):
         if _is_checked_dataset(data):
@@ -148,7 +153,8 @@ def wrap_datasets(node: object, on_fault: OnFault, trains: bool, masks: bool) ->
         elif str(data.get("ann_file") or "").endswith(".json"):
             dataset = ConfigDict(data)
             data.clear()
-            data.update(type="CheckedDataset", dataset=dataset, on_fault=on_fault, trains=trains, masks=masks)
+            checks = dict(on_fault=on_fault, trains=trains, masks=masks, cache=cache)
+            data.update(type="CheckedDataset", dataset=dataset, **checks)
 
 
 def _is_checked_dataset(node: Mapping) -> bool:

@@ -105,6 +105,15 @@ class DenseRunner(Runner):
                 handler.addFilter(lambda record: not record.getMessage().startswith(_LOG_FILE_ONLY))
         return logger
 
+    def build_visualizer(self, visualizer=None):
+        """Build mmengine's visualizer under the name of this run.
+
+        Under the name in the config, a second run of the process would log into the first one's folder.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = dict(visualizer, name=self.experiment_name)
+        return super().build_visualizer(visualizer)
+
     def load_checkpoint(self, filename, map_location="cpu", strict=None, revise_keys=None):
         """Load ``filename`` into the model, exactly unless the config says ``load_strict = False``.
 

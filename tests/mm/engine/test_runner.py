@@ -136,14 +136,19 @@ def test_compiled_testing_keeps_keys_and_outputs(case, tmp_path, monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_runs_of_one_second_share_neither_scope_nor_log(tmp_path, monkeypatch):
+def test_runs_of_one_second_share_neither_scope_nor_log_nor_curves(tmp_path, monkeypatch):
     """mmengine names a run after its config and its second, and looks its scope up by that name."""
     monkeypatch.setattr("mmengine.runner.runner.time.time", lambda: 1_700_000_000.0)
     started = []
     for scope in ("mmdet", "mmseg", "mmdet"):
         cfg = Config(dict(default_scope=scope, work_dir=str(tmp_path), runner_type="DenseRunner"))
         cfg.model = torch.nn.Identity()
+        cfg.visualizer = dict(
+            type="Visualizer", name="visualizer", vis_backends=[dict(type="LocalVisBackend")]
+        )
         started.append(runners.RUNNERS.build(cfg))
         assert DefaultScope.get_current_instance().scope_name == scope
     assert len({run.log_dir for run in started}) == 3
     assert len({run.message_hub.instance_name for run in started}) == 3
+    backends = [run.visualizer.get_backend("LocalVisBackend") for run in started]
+    assert len({backend._save_dir for backend in backends}) == 3
