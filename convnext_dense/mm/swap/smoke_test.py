@@ -19,8 +19,8 @@ from convnext_dense.support.nested import Path, mappings
 
 # Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller size is enough.
 SIZE = {"mmseg": 64}
-DEFAULT_SIZE, LARGE_SIZE = 128, 320
-LOAD = dict(num_points=256, max_per_img=50, nms_pre=100, num_queries=100, num_cp=-1)
+DEFAULT_SIZE, LARGE_SIZE = 128, 448
+LOAD = dict(num_points=256, max_per_img=100, nms_pre=100, num_queries=100, num_cp=-1)
 
 
 class TrialError(UserError):
