@@ -1,9 +1,16 @@
-"""Which tests only repeat at full size or length what another test proves: `make test-all` runs them, too."""
+"""What all tests start from, and which only repeat at full size what another test proves.
+
+`make test` leaves the latter out; `make test-all` runs them, too.
+"""
 
 import functools
 import re
+import signal
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and in the processes that tests interrupt
 
 try:
     from mmengine.config import utils
