@@ -82,8 +82,9 @@ $(PEERS)/.installed: requirements/peers.txt setup.py
 	$(PEERS)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -q -e .
 	@touch $@
 
+# Checkpoints of passed tests are deleted at once: together they have 18 GB.
 peers: $(PEERS)/.installed
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -n 2 tests/peers tests/checkpoints/test_fetch.py tests/checkpoints/test_read.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -n 2 -o tmp_path_retention_policy=failed tests/peers tests/checkpoints/test_fetch.py tests/checkpoints/test_read.py
 
 zoo: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) -W ignore tools/dev/zoo.py $(ZOO_ARGS)
