@@ -194,7 +194,11 @@ def _layer(error: BaseException, calls: list[Call]) -> str | None:
 
 
 def _optimizer(error: BaseException, calls: list[Call]) -> str | None:
-    """An optimizer that mmengine does not know; it asks the missing class for its arguments."""
+    """An optimizer without a rate to multiply, or that mmengine does not know: it asks for its arguments."""
+    multiplies = calls[-1].within("optim/optimizer/default_constructor.py", "add_params")
+    if multiplies and getattr(calls[-1].local.get("self"), "base_lr", error) is None:
+        where = _where(calls, ("optim_wrapper", "optimizer"))
+        return f"{where} has no lr, which paramwise_cfg multiplies; give lr"
     asked = [call for call in calls if call.within("optim/optimizer/default_constructor.py", "__call__")]
     if not asked or asked[-1].local.get("optimizer_cls", error) is not None:
         return None

@@ -139,6 +139,13 @@ def test_an_optimizer_that_mmengine_does_not_know():
     assert "AdamW" in line
 
 
+def test_an_optimizer_without_the_rate_that_is_multiplied():
+    paramwise = dict(bias_lr_mult=2.0)
+    cfg = own(model=dict(), optim_wrapper=dict(optimizer=dict(type="SGD"), paramwise_cfg=paramwise))
+    line = explain(error_of(lambda: build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)))
+    assert line == "own.py: optim_wrapper.optimizer has no lr, which paramwise_cfg multiplies; give lr"
+
+
 def test_a_wrong_argument_of_ours_names_its_entry():
     cfg = own(model=dict(backbone=dict(type="ConvNeXt", arch="tinny")))
     error = error_of(lambda: MODELS.build(cfg.model["backbone"]))

@@ -178,8 +178,6 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
     task, same = task_of(cfg), identity(job)
     out = evaluation_folder(job, same)
     overrides = {**(job.options.overrides or {}), **keep_predictions(cfg, task, out)}
-    if cfg.get("visualizer"):  # mmengine keeps one per name in a process, with its folder
-        overrides["visualizer.name"] = str(out)
     if results and dist.get_rank() == 0:
         _check_writable(results)  # now, and not when the test is done
     runner = _runner(job, replace(job.options, overrides=overrides))
