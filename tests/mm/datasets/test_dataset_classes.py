@@ -35,6 +35,7 @@ NO_SEGMENTATION = {
     "DSDLSegDataset": "needs the package dsdl; refused in one line, see below",
     "NYUDataset": "depths; refused in one line, see below",
 }
+SPECTRA = "HSIDrive20Dataset"  # in the OneDL fork alone
 WRAPPERS = {"ConcatDataset", "MultiImageMixDataset", "RepeatDataset", "ClassBalancedDataset"}
 NO_DETECTION = {
     "ADE20KSegDataset": "label maps for mmdet's panoptic heads; mmseg has the class for segmentors",
@@ -66,7 +67,7 @@ def own_classes(registry) -> set[str]:
 
 
 def test_every_class_has_a_row():
-    known = {*MAPS, "DecathlonDataset", *NO_SEGMENTATION, *WRAPPERS}
+    known = {*MAPS, "DecathlonDataset", SPECTRA, *NO_SEGMENTATION, *WRAPPERS}
     assert own_classes(SEGMENTATION) - known == set()
     known = {*BOXES, *NO_DETECTION, *REFUSED, *WRAPPERS}
     assert own_classes(DETECTION) - known == set()
@@ -137,7 +138,7 @@ def options(root: Path, **more) -> dict:
     return dict(work_dir=str(root / "run"), device="cpu", **more)
 
 
-def trains_and_predicts(path: Path, root: Path, **more) -> Predictor:
+def trains_and_predicts(path: Path, root: Path, suffix: str = "", **more) -> Predictor:
     """Preflight's checks, one step, an evaluation, and a prediction."""
     report = Report(lambda line: None)
     train_options = TrainOptions(**options(root, **more))
@@ -152,7 +153,8 @@ def trains_and_predicts(path: Path, root: Path, **more) -> Predictor:
     figures = {key: value for key, value in runner.message_hub.log_scalars.items() if key.startswith("val/")}
     assert any("time" not in key for key in figures)
     predictor = Predictor(Config.fromfile(root / "run/config.py"), str(checkpoint))
-    image = next(p for p in sorted(root.rglob("*")) if p.suffix in (".jpg", ".png") and "run" not in p.parts)
+    suffixes = (suffix,) if suffix else (".jpg", ".png")
+    image = next(p for p in sorted(root.rglob("*")) if p.suffix in suffixes and "run" not in p.parts)
     predictor.as_json(predictor(image), 0.0)
     return predictor
 
@@ -171,6 +173,28 @@ def test_label_maps(tmp_path, name):
 def test_a_decathlon_of_pictures(tmp_path):
     path = segmentor(tmp_path, layouts.decathlon(tmp_path), 2)
     assert trains_and_predicts(path, tmp_path).classes == ("background", "edema")
+
+
+def test_arrays_of_25_channels(tmp_path):
+    if SPECTRA not in own_classes(SEGMENTATION):
+        pytest.skip(f"the official mmseg has no {SPECTRA}")
+    entries = layouts.label_maps(tmp_path, "HRFDataset")
+    for picture in list((tmp_path / "img").rglob("*.png")):
+        array = np.repeat(cv2.imread(str(picture)), 9, axis=2)[..., :25]  # (H, W, 25)
+        np.save(picture.with_suffix(".npy"), array.astype(np.float32))
+        picture.unlink()
+    for entry in entries.values():
+        entry["type"] = SPECTRA
+    path = segmentor(tmp_path, entries, 11)
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.in_channels = 25
+    cfg.model.data_preprocessor.update(mean=None, std=None, bgr_to_rgb=False)
+    for split in ("train", "val", "test"):
+        steps = ("LoadImageFromNpyFile", "LoadAnnotations", "PackSegInputs")
+        cfg[f"{split}_dataloader"].dataset.pipeline = [dict(type=step) for step in steps]
+    cfg.dump(path)
+    predictor = trains_and_predicts(path, tmp_path, suffix=".npy")
+    assert len(predictor.classes) == 11
 
 
 @pytest.mark.parametrize("name", ["CityscapesDataset", "STAREDataset", "REFUGEDataset"])
