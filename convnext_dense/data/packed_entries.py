@@ -17,17 +17,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from convnext_dense.errors import DataError
 from convnext_dense.support.files import replacing
 
 ALLOWED = {("collections", "defaultdict"): collections.defaultdict, ("builtins", "list"): list}
 """Beside plain values: pycocotools indexes images by class in a ``defaultdict(list)``."""
 
 
-class NotPlainError(TypeError):
+class NotPlainError(DataError):
     """A value that is not packed, because its class could hold code."""
 
 
-class PackedFileError(ValueError):
+class PackedFileError(DataError):
     """A file that does not hold packed entries, or holds others."""
 
 
