@@ -59,7 +59,7 @@ def pack(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(content: bytes | memoryview) -> Any:
+def unpack(content: bytes) -> Any:
     """The value that :func:`pack` was given.
 
     Raises:
@@ -100,7 +100,7 @@ class PackedEntries(Sequence):
         if isinstance(index, slice):
             return PackedEntries(self.content, self.spans[index], self.path)
         start, end = self.spans[index]
-        return Entry(unpack(memoryview(self.content[start:end])))
+        return Entry(unpack(self.content[start:end].tobytes()))
 
     def __reduce__(self) -> tuple:
         if self.path is None:
