@@ -144,7 +144,9 @@ def _read_and_write(dataset: Dataset, path: Path, read: Callable[[], Reading]) -
         entries = pack_entries(dataset.data_list)
         if reading.lasting:
             write_entries(path, entries, dict(attributes=attributes, lines=reading.lines), path.stem)
-            entries, _ = read_entries(path, path.stem)
+            entries, rest = read_entries(path, path.stem)
+            # their numbers lie scattered among those of the file, and would keep all that memory
+            vars(dataset).update(rest["attributes"])
             _log(f"{dataset.ann_file}: annotations are kept for later starts in {path}")
     except NotPlainError as error:
         _log(f"{dataset.ann_file}: no cache of annotations, which hold {error}")
@@ -158,7 +160,7 @@ def _read_and_write(dataset: Dataset, path: Path, read: Callable[[], Reading]) -
 
 
 def _use(dataset: Dataset, entries: PackedEntries) -> None:
-    """Let the dataset take its entries from ``entries`` and its free memory go back to the system."""
+    """Let the dataset take its entries from ``entries``."""
     dataset.serialize_data = False  # it is a list that unpacks itself
     dataset.data_list = entries
     dataset._fully_initialized = True  # noqa: SLF001  mmengine has no public name for it
