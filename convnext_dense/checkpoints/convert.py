@@ -190,7 +190,10 @@ def write_checkpoint(state: Mapping[str, Tensor], path: str | Path, target: Targ
     try:
         with replacing(path) as partial:
             if library is not None:
+                partial.touch()
+                mode = partial.stat().st_mode
                 library.save_file(state, partial, metadata={"format": "pt"})
+                partial.chmod(mode)  # safetensors writes a new file, which nobody else may read
             else:
                 wrapper = {"facebook": "model", "mmpretrain": "state_dict"}.get(target)
                 torch.save({wrapper: state} if wrapper else state, partial)

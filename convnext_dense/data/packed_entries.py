@@ -146,7 +146,10 @@ def write_entries(path: Path, entries: PackedEntries, rest: object, key: str) ->
         "rest": torch.frombuffer(bytearray(pack(rest)), dtype=torch.uint8),
     }
     with replacing(path, sync=True) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata={"key": key})
+        partial.chmod(mode)  # safetensors writes a new file, which nobody else may read
 
 
 def read_entries(path: Path, key: str) -> tuple[PackedEntries, Any]:

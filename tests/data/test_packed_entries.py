@@ -60,6 +60,12 @@ def test_another_process_maps_the_file_itself(file):
     assert list(pickle.loads(pickle.dumps(pack_entries(ENTRIES)))) == ENTRIES  # without a file
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes")
+def test_others_may_read_the_file_as_any_other(file, tmp_path):
+    (tmp_path / "usual").touch()
+    assert file.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_no_entries_at_all(tmp_path):
     write_entries(tmp_path / "e", pack_entries([]), None, "k")
     assert list(read_entries(tmp_path / "e", "k")[0]) == []

@@ -91,7 +91,8 @@ def first_batch(root: Path) -> None:
             overrides=entries,
         ),
     )
-    next(iter(runner.build_dataloader(runner.cfg.train_dataloader, seed=0)))
+    # the config of the loader with its checks, from which training builds it
+    next(iter(runner.build_dataloader(runner._train_dataloader, seed=0)))  # noqa: SLF001
 
 
 def measure(case: str, file: Path) -> dict[str, float]:
