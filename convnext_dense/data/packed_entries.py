@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from convnext_dense.errors import DataError
@@ -114,7 +114,7 @@ def _mapped(path: Path, spans: np.ndarray) -> PackedEntries:
 
 
 def pack_entries(entries: Iterable[dict]) -> PackedEntries:
-    """Pack entries one after the other; an iterable that forgets them keeps the memory low.
+    """Pack entries one after the other.
 
     Raises:
         NotPlainError: an entry that is not made of plain values.
@@ -138,7 +138,7 @@ def write_entries(path: Path, entries: PackedEntries, rest: object, key: str) ->
 
     Raises:
         NotPlainError: ``rest`` is not made of plain values.
-        OSError, SafetensorError: the file cannot be written.
+        OSError, safetensors.SafetensorError: the file cannot be written.
     """
     tensors = {
         "content": torch.from_numpy(entries.content),
@@ -165,8 +165,10 @@ def read_entries(path: Path, key: str) -> tuple[PackedEntries, Any]:
                 raise PackedFileError("was made of other annotations or by other code")
             content, spans = file.get_tensor("content").numpy(), file.get_tensor("spans").numpy()
             rest = unpack(file.get_tensor("rest").numpy().tobytes())
-    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise PackedFileError(str(error)) from None
+    except (OSError, PackedFileError):
+        raise
+    except Exception as error:  # damaged bytes can raise anything while they are unpacked
+        raise PackedFileError(f"damaged ({error})") from None
     if spans.ndim != 2 or (len(spans) and (spans.min() < 0 or spans.max() > len(content))):
         raise PackedFileError("names entries outside its content")
     return PackedEntries(content, spans, path), rest

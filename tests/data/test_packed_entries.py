@@ -121,6 +121,19 @@ def test_a_damaged_file_is_refused(case, file):
         read_entries(file, "key")
 
 
+def test_damaged_bytes_never_end_in_another_error(file):
+    whole = file.read_bytes()
+    rest = whole.rindex(pack(dict(names=["x"])))
+    refused = 0
+    for place in range(rest, rest + len(pack(dict(names=["x"])))):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            read_entries(file, "key")
+        except PackedFileError:
+            refused += 1
+    assert refused > 5
+
+
 def test_a_file_of_something_else_is_refused(file):
     with pytest.raises(PackedFileError, match="other annotations or by other code"):
         read_entries(file, "another key")

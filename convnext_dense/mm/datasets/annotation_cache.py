@@ -6,8 +6,6 @@ decides its content: the annotation file, the dataset's config, the code of this
 the toolboxes. Nothing is written for datasets whose classes are not the toolboxes' own: these may read more.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -29,6 +27,7 @@ from convnext_dense.data.packed_entries import (
 )
 from convnext_dense.errors import reason
 from convnext_dense.mm.datasets.transforms import BadInputError
+from convnext_dense.results.records import content_hash, file_hash
 from convnext_dense.support.locks import locked
 from convnext_dense.support.sources import code_checksum, imported_modules
 from convnext_dense.toolboxes import read_toolboxes, toolbox_versions
@@ -60,10 +59,8 @@ def cached_path(dataset: Dataset, folder: str, settings: Mapping) -> Path | None
         return None
     if source.stat().st_size < LEAST_BYTES or getattr(dataset, "proposal_file", None):
         return None
-    with source.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    decides = [content, settings, _deciding_code(), toolbox_versions(read_toolboxes())]
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True, default=repr).encode()).hexdigest()[:24]
+    decides = [file_hash(source), settings, _deciding_code(), toolbox_versions(read_toolboxes())]
+    key = content_hash(decides)
     return Path(folder, f"{source.stem}-{key}{SUFFIX}").absolute()
 
 
