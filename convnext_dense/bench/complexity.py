@@ -5,6 +5,7 @@ tables call FLOPs. Convolutions, matrix products and attention count; norms,
 activations, interpolation and RoIAlign do not.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,9 +51,15 @@ def count_params(module: nn.Module) -> int:
 
 def count_macs(forward: Callable[[], object]) -> int:
     """Multiply-accumulates of one call of ``forward``; a model on the ``meta`` device costs no arithmetic."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    in_place = {torch.ops.aten.baddbmm_: _flops_in_place}  # torch counts the other form alone
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         forward()
     return counter.get_total_flops() // 2
+
+
+def _flops_in_place(total: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
+    """``total.baddbmm_(left, right)``: multiplications and additions; the arguments are shapes."""
+    return 2 * math.prod(left) * right[-1]
 
 
 def classifier_complexity(arch: str, height: int, width: int, classes: int = 1000) -> Complexity:

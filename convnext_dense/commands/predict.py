@@ -18,6 +18,7 @@ from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine.options import Entries, add_traceback
 from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.mm.models.autocast import DTYPES
 from convnext_dense.support.files import free_path
 
 
@@ -26,7 +27,7 @@ def predict(args: argparse.Namespace) -> None:
     select_device(args.device)
     cfg = load_config(args.config, args.cfg_options)
     images = find_images(args.images, image_suffixes(cfg))
-    predictor = Predictor(cfg, args.checkpoint, args.fuse)
+    predictor = Predictor(cfg, args.checkpoint, args.fuse, args.dtype)
     out = Path(args.out) if args.out else free_path(Path("predictions"))
     bar = tqdm(predict_images(predictor, images, out, args.score_thr), total=len(images))
     left_out = [(image, reason) for image, reason in bar if reason]
@@ -70,7 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--no-fuse",
             dest="fuse",
             action="store_false",
-            help="do not fold the backbone's weights: slower, same results",
+            help="do not fold weights: slower, same results",
+        )
+        parser.add_argument(
+            "--dtype",
+            choices=DTYPES,
+            default="fp32",
+            help="products in half precision; boxes, NMS and logits stay in fp32 (default: fp32)",
         )
         # listed for the help; if it is given, the parser above reads the command
         parser.add_argument(

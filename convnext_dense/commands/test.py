@@ -11,6 +11,7 @@ from convnext_dense.mm.apis.test import Job, Outcome, local_checkpoint, run_test
 from convnext_dense.mm.engine.launch import leaving_together
 from convnext_dense.mm.engine.options import Options, add_options, add_traceback, read_options
 from convnext_dense.mm.errors import one_line_errors
+from convnext_dense.mm.models.autocast import DTYPES
 from convnext_dense.results.records import format_comparison
 from convnext_dense.support.files import write_json
 
@@ -40,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--no-fuse",
         dest="fuse",
         action="store_false",
-        help="do not fold the backbone's weights: slower, same results",
+        help="do not fold weights: slower, same results",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="fp32",
+        help="products in half precision; boxes, NMS and logits stay in fp32 (default: fp32)",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
@@ -56,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.tta,
             window_batch=args.window_batch,
             fused=args.fuse,
+            dtype=args.dtype,
             pictures=args.show_dir,
             score_thr=args.score_thr,
         )

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from convnext_dense.layers import lean_block
 from convnext_dense.layers.basic import grn_relative
-from convnext_dense.layers.onednn_linear import linear, pack, unpack
+from convnext_dense.layers.onednn_linear import linear, pack
 
 Backbone = TypeVar("Backbone", bound=nn.Module)
 
@@ -46,9 +46,8 @@ class Folded(NamedTuple):
 
 
 @torch.no_grad()
-def fold(weights: lean_block.Weights) -> Folded:
-    """Parameters -> folded weights in their dtype; 16-bit ones are folded in float32."""
-    dtype = weights.w1.dtype
+def fold(weights: lean_block.Weights, dtype: torch.dtype) -> Folded:
+    """Parameters -> folded weights in ``dtype``, that of the products; 16-bit ones are folded in float32."""
     wide = lean_block.Weights._make(
         None if w is None else w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights
     )
@@ -79,21 +78,20 @@ def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:
 
     The result overwrites y if the dtypes allow it: new memory costs time, too.
     """
-    _, product, output = lean_block.dtypes(y, folded.origin)
+    output = lean_block.dtypes(y, folded.origin)[2]
+    product = folded.w2.dtype
     rows = y.reshape(-1, y.shape[-1])  # (N, H, W, C) -> (N H W, C)
     residual = x.permute(0, 2, 3, 1).reshape(rows.shape)
     dtype = torch.promote_types(output, x.dtype)
     out = rows if rows.dtype == dtype else torch.empty_like(rows, dtype=dtype)
-    w1, w2 = (w if w.dtype == product else unpack(w).to(product) for w in (folded.w1, folded.w2))
-    b1, b2 = folded.b1.to(product), folded.b2.to(product)
     for piece in lean_block.pieces(y, folded.grn_gamma is not None):
         n = F.layer_norm(rows[piece], rows.shape[1:], eps=eps)
-        z = linear(n.to(product), w1, b1, gelu=True)  # C -> 4C
+        z = linear(n.to(product), folded.w1, folded.b1, gelu=True)  # C -> 4C
         if folded.grn_gamma is not None:
             a = lean_block.by_sample(z, y)
             response = torch.linalg.vector_norm(a, dim=1, keepdim=True)
             a.mul_(1 + folded.grn_gamma * grn_relative(response))
-        torch.add(linear(z, w2, b2), residual[piece], out=out[piece])  # 4C -> C
+        torch.add(linear(z, folded.w2, folded.b2), residual[piece], out=out[piece])  # 4C -> C
     return out.view(y.shape).permute(0, 3, 1, 2)  # NHWC -> NCHW, channels-last memory
 
 
@@ -113,17 +111,19 @@ class FusibleBlock(nn.Module):
 
     def fuse(self) -> None:
         """Fold the current parameters; nothing is folded if a part has hooks or was replaced."""
-        self._folded = fold(lean_block.weights_of(self)) if lean_block.is_bare(self) else None
+        bare = lean_block.is_bare(self)
+        self._folded = fold(lean_block.weights_of(self), self.pwconv1.weight.dtype) if bare else None
 
     def unfuse(self) -> None:
         """Drop the folded weights."""
         self._folded = None
 
     def fused(self, y: Tensor) -> Folded | None:
-        """The folded weights, if they can replace the parts at this call.
+        """The folded weights in the dtype of the products, if they can replace the parts at this call.
 
-        They cannot if gradients are recorded, in a trace, or with hooks on a part. y is overwritten, so
-        it must be the output of a convolution that nothing else uses.
+        The first call under autocast folds them again, in half precision. They are not used if gradients are
+        recorded, in a trace, or with hooks on a part. y is overwritten, so it must be the output of a
+        convolution that nothing else uses.
         """
         folded = self._folded
         if folded is None or self.training or torch.is_grad_enabled():
@@ -131,7 +131,13 @@ class FusibleBlock(nn.Module):
         fresh = lean_block.is_plain(self.dwconv, nn.Conv2d)
         if not fresh or not lean_block.is_bare(self) or lean_block.is_watched(y, folded.origin):
             return None
-        return folded if is_current(folded, lean_block.weights_of(self)) else None
+        weights = lean_block.weights_of(self)
+        if not is_current(folded, weights):
+            return None
+        product = lean_block.dtypes(y, weights)[1]
+        if folded.w1.dtype != product:
+            self._folded = folded = fold(weights, product)
+        return folded
 
     def train(self, mode: bool = True) -> "FusibleBlock":
         """Set the mode; training drops the folded weights."""

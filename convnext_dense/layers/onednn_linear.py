@@ -24,15 +24,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
 def pack(weight: Tensor) -> Tensor:
     """(C_out, C_in) in oneDNN's memory order, if :func:`linear` calls oneDNN with it.
 
-    This saves one pass over the weight in each product. The result is opaque: use it with :func:`linear`, or
-    restore it with :func:`unpack`.
+    This saves one pass over the weight in each product. The result is opaque: use it with :func:`linear`.
     """
     return torch.ops.mkldnn._reorder_linear_weight(weight) if _runs_onednn(weight) else weight
-
-
-def unpack(weight: Tensor) -> Tensor:
-    """The weight that :func:`pack` was given."""
-    return weight if weight.layout == torch.strided else weight.to_dense()
 
 
 def _runs_onednn(x: Tensor) -> bool:

@@ -90,7 +90,7 @@ def conv_over_resized(
     out = out.flatten(0, 1)  # (N * C_out, H, W)
     for x, part in split:
         down, across = taps_of_resized(x, part, hw, align_corners)
-        out = torch.baddbmm(out, down.expand(len(out), -1, -1), across)
+        out.baddbmm_(down.expand(len(out), -1, -1), across)
     return out.view(shape)
 
 
@@ -127,8 +127,7 @@ def taps_of_resized(x: Tensor, weight: Tensor, hw: HW, align_corners: bool) -> t
     left, middle, right = products.unbind(1)
     columns = resizing_taps(w, width, align_corners, products).unsqueeze(1).expand(-1, n, -1, -1)
     across = torch.bmm(left, columns[0])  # (N, C_out ky h, W)
-    across = torch.baddbmm(across, middle, columns[1])
-    across = torch.baddbmm(across, right, columns[2])
+    across.baddbmm_(middle, columns[1]).baddbmm_(right, columns[2])  # in place: no copies of the sum so far
     down = resizing_taps(h, height, align_corners, products).flatten(0, 1).t()
     return down, across.view(-1, 3 * h, width)
 

@@ -243,6 +243,8 @@ def _inside(measured: float, published: float | None, tolerance: float | None) -
 def format_comparison(record: Mapping) -> str:
     """A record as aligned text: metric, paper, measured, difference, verdict, and the conditions."""
     tested = "several scales and flip" if record["tta"] else "one scale"
+    if record.get("dtype", "fp32") != "fp32":
+        tested += f", {record['dtype']}"
     lines = [
         f"{record['row'] or record['config']}, {record['checkpoint']['name']}, {tested}",
         f"data: {record['dataset']['name']}",

@@ -19,7 +19,6 @@ from torch import nn
 
 from convnext_dense.data.image_io import IMAGE_SUFFIXES, PictureError, save_label_map
 from convnext_dense.errors import UserError
-from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.levels import check_levels
 from convnext_dense.mm.config.sections import check_needed
@@ -30,6 +29,8 @@ from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.engine.checkpoints import load_model
 from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.errors import explain
+from convnext_dense.mm.models.autocast import Dtype, predict_in
+from convnext_dense.mm.models.folded_norms import fold_model
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.type_names import class_of, type_name
@@ -85,7 +86,8 @@ class Predictor:
     Args:
         cfg: config of the model.
         checkpoint: file that training wrote; it must fit exactly.
-        fused: fold the backbone's weights for speed; the outputs are the same.
+        fused: fold weights for speed; the outputs are the same.
+        dtype: of the products.
 
     Attributes:
         classes: class names, from the checkpoint if it has them, else from the config's dataset.
@@ -94,7 +96,7 @@ class Predictor:
         CheckpointError: a checkpoint that cannot be read or does not fit.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, fused: bool = True) -> None:
+    def __init__(self, cfg: Config, checkpoint: str, fused: bool = True, dtype: Dtype = "fp32") -> None:
         check_needed(cfg, "predict")
         check_levels(cfg)
         init_default_scope(cfg.get("default_scope") or "mmengine")
@@ -104,9 +106,10 @@ class Predictor:
         meta = load_model(self.model, checkpoint).get("dataset_meta") or _dataset_meta(cfg)
         self.model.to(get_device()).eval()
         if fused:
-            fuse(self.model)
+            fold_model(self.model)
         pad_small_inputs(self.model)
         bound_predictions(self.model)
+        predict_in(self.model, dtype, get_device())
         self.classes: tuple[str, ...] = tuple(meta.get("classes") or ())
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
         self.visualizer.dataset_meta = with_colours(meta)

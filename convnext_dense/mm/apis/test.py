@@ -34,6 +34,7 @@ from convnext_dense.mm.evaluation.judge import (
     task_of,
 )
 from convnext_dense.mm.mmcv_ext import current_ops
+from convnext_dense.mm.models.autocast import Dtype
 from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.results.records import append_record, find_record
 from convnext_dense.support.system import device_name, versions
@@ -54,7 +55,8 @@ class Job:
         evaluator: library for COCO's figures.
         row: row of the paper's tables; by default the one that tests in the same way.
         window_batch: windows of a segmentor's image at once; ``None`` chooses by the free memory.
-        fused: fold the backbone's weights for speed; the outputs are the same.
+        fused: fold weights for speed; the outputs are the same.
+        dtype: of the products; figures in half precision are measurements of their own.
         pictures: folder for pictures, ground truth beside the prediction.
         score_thr: detections below this score are not drawn.
     """
@@ -67,6 +69,7 @@ class Job:
     row: str | None = None
     window_batch: int | None = None
     fused: bool = True
+    dtype: Dtype = "fp32"
     pictures: Path | None = None
     score_thr: float = 0.3
 
@@ -106,7 +109,8 @@ def local_checkpoint(checkpoint: str) -> Path:
 def identity(job: Job) -> dict:
     """Entries that identify a measurement; an interrupted series resumes after the recorded ones."""
     cfg = load_config(job.source, job.options.overrides)
-    return test_identity(cfg, job.checkpoint, job.tta, job.options.classes, job.options.data_root)
+    options = job.options
+    return test_identity(cfg, job.checkpoint, job.tta, options.classes, options.data_root, job.dtype)
 
 
 def evaluation_folder(job: Job, wanted: Mapping) -> Path:
@@ -197,6 +201,7 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": device_name(get_device()),
         "threads": torch.get_num_threads(),
+        "dtype": job.dtype,
         "ops": current_ops(get_device()),
         "versions": versions(PACKAGES) | toolbox_versions(),
         "complexity": _complexity(cfg),
@@ -227,7 +232,9 @@ def _check_writable(folder: Path) -> None:
 
 def _runner(job: Job, options: Options) -> Runner:
     """A runner ready for the test of ``job``, with other options of the command line."""
-    runner = testing_runner(job.source, str(job.checkpoint), options, job.tta, job.window_batch, job.fused)
+    runner = testing_runner(
+        job.source, str(job.checkpoint), options, job.tta, job.window_batch, job.fused, job.dtype
+    )
     if job.pictures:
         runner.register_hook(PicturesHook(str(job.pictures), job.score_thr))
     return runner

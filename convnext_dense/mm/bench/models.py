@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from convnext_dense.bench.timing import Conditions
 from convnext_dense.mm.models.complexity import MASK_ROIS, PROPOSALS
 from convnext_dense.mm.type_names import class_of
+from convnext_dense.support.nested import mappings
 
 OBJECTS = 8  # per image of a training step
 
@@ -41,8 +42,15 @@ def own_backbone(cfg: Config) -> str:
     return kind.__name__ if own else ""
 
 
-def build_model(name: str, memory: str = "lean") -> nn.Module:
-    """Detector or segmentor of a recipe with random weights and batch norms for one process."""
+def build_model(name: str, memory: str = "lean", stock: bool = False) -> nn.Module:
+    """Detector or segmentor of a recipe with random weights and batch norms for one process.
+
+    Args:
+        name: recipe.
+        memory: what our backbone keeps for the backward pass.
+        stock: build heads, necks and preprocessing from the classes of mmdet and mmseg, not from our
+            subclasses; the weights are the same.
+    """
     from mmengine.registry import MODELS, init_default_scope
 
     from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
@@ -52,6 +60,12 @@ def build_model(name: str, memory: str = "lean") -> nn.Module:
     set_plain_batch_norm(cfg, 1, "cpu")
     if own_backbone(cfg) == "ConvNeXt":
         cfg.model.backbone.memory = memory
+    if "test_cfg" in cfg.model and "mode" in cfg.model.test_cfg:
+        cfg.model.test_cfg.mode = "whole"
+    if stock:
+        for _, part in mappings(cfg.model):
+            if isinstance(part.get("type"), str):
+                part["type"] = part["type"].removeprefix("convnext_dense.")
     init_default_scope(cfg.get("default_scope") or "mmengine")
     torch.manual_seed(0)
     return MODELS.build(cfg.model)
@@ -61,10 +75,11 @@ def build_model(name: str, memory: str = "lean") -> nn.Module:
 
 
 def segment(model: nn.Module, image: Tensor) -> Tensor:
-    """(N, 3, H, W) -> label maps (N, H, W)."""
-    logits = model(image, mode="tensor")
-    logits = nn.functional.interpolate(logits, image.shape[2:], mode="bilinear", align_corners=False)
-    return logits.argmax(1)
+    """(N, 3, H, W) -> label maps (N, H, W) of whole images, by the model's own prediction."""
+    from mmseg.structures import SegDataSample
+
+    samples = model.predict(image, [SegDataSample(metainfo=meta) for meta in _metas(image)])
+    return torch.cat([sample.pred_sem_seg.data for sample in samples])
 
 
 def detect(model: nn.Module, image: Tensor) -> list:

@@ -57,8 +57,9 @@ class Level(NamedTuple):
 
 
 OURS = ("ConvNeXt", "IsotropicConvNeXt")
-PEERS = (*LEVELS, "mmpretrain")
-LEAN = Level("lean", False)
+PEERS = (*LEVELS, "mmpretrain", "stock", "rivals")
+"""The backbone in other libraries; whole models of mmdet's and mmseg's own classes; rivals in the paper."""
+LEAN, PLAIN = Level("lean", False), Level("plain", False)
 
 
 # --------------------------------------------------------------------------------------------- backbones
@@ -118,7 +119,7 @@ def backbone_subjects(
                     yield f"left out {label}: {error}"
                     break
                 yield backbone_subject(label, model, direction, conditions, channels_last=last)
-    for row in [*([] if arch else [name]), *rival_rows(name)]:
+    for row in [*([] if arch else [name]), *(rival_rows(name) if "rivals" in peers else ())]:
         model = build_model(row).backbone
         entries = dict(row=row)
         yield backbone_subject(f"backbone of {row}", model, direction, conditions, not arch, entries=entries)
@@ -167,9 +168,13 @@ def paper_shape(name: str, direction: Pass) -> HW:
 
 
 def model_subjects(
-    name: str, direction: Pass, conditions: Conditions, levels: Sequence[Level]
+    name: str,
+    direction: Pass,
+    conditions: Conditions,
+    levels: Sequence[Level],
+    peers: Collection[str] = PEERS,
 ) -> Iterator[Subject | str]:
-    """A row's whole model and those of its rivals in the paper's table."""
+    """A row's whole model, the one of mmdet's or mmseg's own classes, and rivals in the paper's table."""
     ours = own_backbone(config_of(name)) in OURS
     if ours and direction == "training":
         for level in levels:
@@ -177,7 +182,9 @@ def model_subjects(
             yield model_subject(name, direction, conditions, True, level, entries)
     else:
         yield model_subject(name, direction, conditions, ours)
-    for rival in rival_rows(name):
+    if ours and "stock" in peers:
+        yield model_subject(name, direction, conditions, False, PLAIN, stock=True)
+    for rival in rival_rows(name) if "rivals" in peers else ():
         yield model_subject(rival, direction, conditions, False)
 
 
@@ -188,15 +195,20 @@ def model_subject(
     ours: bool,
     level: Level = LEAN,
     entries: dict | None = None,
+    stock: bool = False,
 ) -> Subject:
-    """A whole model, ready to run under autocast; our backbone is fused for inference or compiled."""
+    """A whole model, ready to run under autocast.
+
+    Our backbone is fused for inference or compiled. A stock model has our backbone as well, since mmdet and
+    mmseg have no ConvNeXt, but runs its blocks as their operations are written.
+    """
     from convnext_dense.models.compile import compile_in_place
 
-    model = build_model(name, level.memory).to(conditions.device)
+    model = build_model(name, level.memory, stock).to(conditions.device)
     if level.with_cp is not False and hasattr(model.backbone, "with_cp"):
         model.backbone.with_cp = level.with_cp
     entries = dict(entries or {}, row=name, paper_fps=None)
-    label = name + (f", {level.memory}" if "memory" in entries else "")
+    label = f"{name}, stock" if stock else name + (f", {level.memory}" if "memory" in entries else "")
     label += ", with_cp" if level.with_cp else ""
     if conditions.compiled:
         compile_in_place(model.backbone)
@@ -208,12 +220,15 @@ def model_subject(
 
 
 def _inference(label: str, model: nn.Module, conditions: Conditions, ours: bool, entries: dict) -> Subject:
-    from convnext_dense.layers.fused_block import fuse
+    from convnext_dense.mm.models.folded_norms import fold_model
+    from convnext_dense.mm.models.sliding_window import bound_predictions
 
     model.eval()
-    if not conditions.compiled:
-        fuse(model)
-        entries["fused"] = ours
+    if ours and not conditions.compiled:
+        fold_model(model)
+    if ours and not hasattr(model, "roi_head"):
+        bound_predictions(model)
+    entries["fused"] = ours and not conditions.compiled
     image = conditions.image()
     forward = detect if hasattr(model, "roi_head") else segment
 

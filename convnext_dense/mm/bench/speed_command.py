@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         choices=PEERS,
         default=PEERS,
-        help="libraries to compare our backbone with; no name means none (default: all)",
+        help="what to compare with: our backbone in other libraries, whole models of mmdet's or mmseg's own "
+        "classes (stock), rivals of the paper's table; no name means none (default: all)",
     )
     add("--compile", action="store_true", help="compile everything with torch.compile")
     add(
@@ -138,7 +139,7 @@ def compare(
     conditions = Conditions(torch.device(args.device), dtype, shape, args.batch, args.compile)
     torch.manual_seed(0)
     if part == "model":
-        found = model_subjects(row, direction, conditions, levels)
+        found = model_subjects(row, direction, conditions, levels, args.peers)
     else:
         found = backbone_subjects(
             row, direction, conditions, levels, args.channels_last, args.bound, args.peers

@@ -10,10 +10,10 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from convnext_dense.errors import UserError
-from convnext_dense.layers.fused_block import fuse
 from convnext_dense.mm.bench.models import build_model, detect
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.paths import check_data, datasets_of, set_data_root
+from convnext_dense.mm.models.folded_norms import fold_model
 
 
 def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> dict[str, float]:
@@ -41,7 +41,7 @@ def profile(row: str, data_root: str | None, evaluation: bool, images: int) -> d
     if not getattr(model, "with_roi_head", False):
         raise UserError(f"{row} is not a two-stage detector")
     data = DATASETS.build(datasets_of(cfg, (split,))[0])
-    fuse(model.eval()) if evaluation else model.train()
+    fold_model(model.eval()) if evaluation else model.train()
     run = _evaluate if evaluation else _train
     run(Clock(), model, [pseudo_collate([data[0]])])  # the warm-up
     watch_model(clock, model)

@@ -39,6 +39,7 @@ from convnext_dense.mm.engine.resume import (
     without_average,
 )
 from convnext_dense.mm.mmcv_ext import ops_line
+from convnext_dense.mm.models.autocast import Dtype, predict_in
 from convnext_dense.mm.models.batch_norm import allow_one_value
 from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
 from convnext_dense.mm.models.sliding_window import bound_predictions
@@ -229,6 +230,7 @@ def testing_runner(
     tta: bool = False,
     window_batch: int | None = None,
     fused: bool = True,
+    dtype: Dtype = "fp32",
 ) -> Runner:
     """A runner ready for ``test()`` with ``checkpoint`` loaded exactly.
 
@@ -238,7 +240,8 @@ def testing_runner(
         options: shared options.
         tta: merge predictions over scales and flips.
         window_batch: windows of a segmentor's image at once; ``None`` chooses by the free memory.
-        fused: fold the backbone's weights for speed; the outputs are the same.
+        fused: fold weights for speed; the outputs are the same.
+        dtype: of the products.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -261,6 +264,7 @@ def testing_runner(
         runner.register_hook(dict(type="FuseHook"))
     if options.compile:
         notes.append(compile_backbone(runner.model))
+    notes.append(predict_in(runner.model, dtype, get_device()))
     first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {ops_line(get_device())}"
     notes.append(crowded_line() if get_device() == "cpu" else None)
     for line in [first, *filter(None, notes)]:

@@ -20,7 +20,12 @@ _INITIAL_WEIGHTS = ("init_cfg", "pretrained")  # entries of a model config that 
 
 
 def test_identity(
-    cfg: Config, checkpoint: Path, tta: bool, classes: str | None, data_root: str | None
+    cfg: Config,
+    checkpoint: Path,
+    tta: bool,
+    classes: str | None,
+    data_root: str | None,
+    dtype: str = "fp32",
 ) -> dict:
     """Entries of a record that identify the measurement; see :func:`results.records.find_record`.
 
@@ -30,10 +35,12 @@ def test_identity(
         tta: several scales and flip.
         classes: the user's own class names, as given.
         data_root: dataset folder instead of the config's.
+        dtype: of the products; another one than fp32 makes it another measurement.
     """
+    other = [] if dtype == "fp32" else [dtype]
     return dict(
         kind="accuracy",
-        config_hash=content_hash([config_hash(cfg), classes]),
+        config_hash=content_hash([config_hash(cfg), classes, *other]),
         checkpoint=dict(hash=file_hash(checkpoint_file(checkpoint))),
         tta=tta,
         data_hash=data_hash(cfg, data_root),

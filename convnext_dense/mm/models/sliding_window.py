@@ -209,6 +209,8 @@ class BoundedPredict:
         hits = rows_hit[:, None] * columns_hit
         windows = self._window_logits(image, meta, list(itertools.product(tops, lefts)), (h, w))
         held = to_float32(image).new_zeros(1, self.model.out_channels, h, width)  # rows top ... top + h
+        if held.device.type == "cpu":  # the classes of a pixel side by side, for the argmax
+            held = held.contiguous(memory_format=torch.channels_last)
         step = _rows_of_a_band(held)
         for top, next_top in itertools.pairwise([*tops, height]):
             for left in lefts:

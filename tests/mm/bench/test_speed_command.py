@@ -12,6 +12,7 @@ from convnext_dense.mm.bench import speed as mm_speed
 from convnext_dense.mm.bench import speed_command
 from convnext_dense.mm.bench.models import spread_boxes
 from convnext_dense.mm.bench.speed import Level, arch_of, paper_shape, rival_rows
+from convnext_dense.mm.models import backbones
 from convnext_dense.models.archs import ARCHS, Arch
 from convnext_dense.results import paper
 
@@ -84,10 +85,23 @@ def test_whole_models(row, tmp_path, monkeypatch):
     monkeypatch.setattr(mm_models, "MASK_ROIS", 5)
     file = tmp_path / "speed.jsonl"
     run(row, "--part", "model", "--shape", 64, 96, "--repeats", 1, "--json", file)
-    inference, training = records(file)
+    inference, stock, training, stock_training = records(file)
     assert (inference["part"], inference["row"], inference["contender"]) == ("model", row, row)
-    assert inference["fused"] and inference["kept_bytes"] is None and inference["ratio"] is None
+    assert inference["fused"] and inference["kept_bytes"] is None and inference["ratio"] > 0
     assert training["memory"] == "lean" and training["kept_bytes"] > 0 and training["median_ms"] > 0
+    assert stock["contender"] == stock_training["contender"] == f"{row}, stock"
+    assert not stock["ours"] and not stock["fused"] and stock["ratio"] == 1
+    assert stock_training["kept_bytes"] > 0 and stock_training["ratio"] == 1
+
+
+@pytest.mark.parametrize("row", ["demo/mask_rcnn_shapes", "demo/upernet_shapes"])
+def test_the_stock_model_is_the_same_of_the_toolbox_classes(row):
+    ours, stock = mm_models.build_model(row), mm_models.build_model(row, "plain", stock=True)
+    own = {type(module).__module__ for module in stock.modules()}
+    assert not {name for name in own if name.startswith("convnext_dense.mm")} - {backbones.__name__}
+    found, expected = stock.state_dict(), ours.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_detector_has_the_load_of_the_papers_counts():
@@ -125,7 +139,7 @@ def test_rows_know_size_rivals_and_shape():
 
 def test_the_papers_fps_stand_beside_its_own_conditions_alone(monkeypatch):
     small = mm_models.build_model("demo/mask_rcnn_shapes")
-    monkeypatch.setattr(mm_speed, "build_model", lambda name, memory: small)
+    monkeypatch.setattr(mm_speed, "build_model", lambda *args: small)
     row, conditions = "mask_rcnn/convnext_t_3x", mm_speed.Conditions(torch.device("cpu"))
     subject = mm_speed.model_subject(row, "inference", conditions, True)
     assert subject.entries["paper_fps"] == paper.ROWS[row].fps == 25.6
