@@ -39,7 +39,7 @@ ARROWS: dict[str, list[str]] = {
     "mm.config": ["mm.models", "mm.datasets", "mm"],  # reading a config registers the types that it names
     "mm.evaluation": ["mm.config", "mm.datasets"],
     "mm.engine": ["mm.config", "mm.datasets", "mm.models"],
-    # they name a hook, as a config does, and import none
+    # data sets name a hook, as a config does, and import none
     "mm.engine.hooks": ["mm.engine", "mm.datasets", "mm.models"],
     "mm.preflight": ["mm.engine", "mm.config", "mm.datasets", "mm.models"],
     "mm.swap": ["mm.config", "mm.models", "mm"],

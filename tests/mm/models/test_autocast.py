@@ -36,5 +36,5 @@ def test_a_cpu_without_such_products_is_named(monkeypatch):
 
 
 def test_a_device_without_autocast_is_refused_in_one_line():
-    with pytest.raises(UserError, match="--dtype bf16: .* has no autocast on meta; omit it"):
+    with pytest.raises(UserError, match=r"--dtype bf16: .* has no autocast on meta; omit it"):
         predict_in(Model(), "bf16", "meta")
