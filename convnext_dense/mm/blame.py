@@ -199,6 +199,14 @@ def _optimizer(error: BaseException, calls: list[Call]) -> str | None:
     if multiplies and getattr(calls[-1].local.get("self"), "base_lr", error) is None:
         where = _where(calls, ("optim_wrapper", "optimizer"))
         return f"{where} has no lr, which paramwise_cfg multiplies; give lr"
+    if multiplies and isinstance(error, TypeError):
+        paramwise = calls[-1].local["self"].paramwise_cfg
+        for path, key, value in (
+            (path, *item) for path, node in mappings(paramwise) for item in node.items()
+        ):
+            if str(key).endswith("_mult") and not isinstance(value, int | float):
+                where = _where(calls, ("optim_wrapper", "paramwise_cfg", *path, key))
+                return f"{where} is a {type(value).__name__} ({_short(value)}); it must be a number"
     asked = [call for call in calls if call.within("optim/optimizer/default_constructor.py", "__call__")]
     if not asked or asked[-1].local.get("optimizer_cls", error) is not None:
         return None

@@ -146,6 +146,15 @@ def test_an_optimizer_without_the_rate_that_is_multiplied():
     assert line == "own.py: optim_wrapper.optimizer has no lr, which paramwise_cfg multiplies; give lr"
 
 
+@pytest.mark.parametrize("path", ["bias_lr_mult", "custom_keys.weight.decay_mult"])
+def test_a_factor_of_the_optimizer_that_is_no_number(path):
+    optimizer = dict(type="SGD", lr=1.0, weight_decay=0.1)
+    cfg = own(model=dict(), optim_wrapper=dict(optimizer=optimizer, paramwise_cfg={}))
+    cfg.merge_from_dict({f"optim_wrapper.paramwise_cfg.{path}": []})
+    line = explain(error_of(lambda: build_optim_wrapper(nn.Linear(1, 1), cfg.optim_wrapper)))
+    assert line == f"own.py: optim_wrapper.paramwise_cfg.{path} is a list ([]); it must be a number"
+
+
 def test_a_wrong_argument_of_ours_names_its_entry():
     cfg = own(model=dict(backbone=dict(type="ConvNeXt", arch="tinny")))
     error = error_of(lambda: MODELS.build(cfg.model["backbone"]))

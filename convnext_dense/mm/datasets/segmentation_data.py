@@ -117,8 +117,18 @@ def selected_classes(cfg: Config) -> list[str]:
 
 
 def last_head(cfg: Config) -> ConfigDict:
-    """The decode head whose labels are the prediction: the last stage of a cascade."""
-    return [head for _, head in mappings(cfg.model.decode_head, keys=())][-1]
+    """The decode head whose labels are the prediction: the last stage of a cascade.
+
+    Raises:
+        UserError: ``model.decode_head`` has none.
+    """
+    heads = [head for _, head in mappings(cfg.model.decode_head, keys=())]
+    if not heads:
+        raise UserError(
+            f"{cfg.filename}: model.decode_head is {cfg.model.decode_head!r}; write a mapping with a type, "
+            "or a list of them"
+        )
+    return heads[-1]
 
 
 def check_segmentation(

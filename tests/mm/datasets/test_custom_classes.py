@@ -303,3 +303,9 @@ def test_a_large_annotation_file_is_not_parsed(tmp_path, monkeypatch):
     assert (
         notes[1] == "data: entries of instances_train2017.json, instances_val2017.json not checked, too large"
     )
+
+
+@pytest.mark.parametrize("head", [(0.5, 2.0), [], "FCNHead"])
+def test_a_decode_head_that_is_no_mapping_is_named(head):
+    with pytest.raises(UserError, match=r"model\.decode_head is .*; write a mapping with a type"):
+        segmentation_data.last_head(Config(dict(model=dict(decode_head=head))))
