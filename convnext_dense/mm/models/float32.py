@@ -71,7 +71,12 @@ def pooled_in_float32(forward: Callable) -> Callable:
 def float32_subclass(base: type, methods: tuple[str, ...]) -> type:
     """Subclass of ``base`` with its name and parameters; its ``methods``, where present, run in float32."""
     wrap = pooled_in_float32 if methods == ("forward",) else in_float32
-    body = {name: wrap(getattr(base, name)) for name in methods if hasattr(base, name)}
+    given = {name: getattr(base, name) for name in methods if hasattr(base, name)}
+    if methods == METHODS["mmseg.models.decode_heads"]:
+        from convnext_dense.mm.models.segmentation_logits import leaner_methods  # mmseg is there
+
+        given |= leaner_methods(base)
+    body = {name: wrap(method) for name, method in given.items()}
     if any(ancestor.__name__ == "SSDHead" for ancestor in base.__mro__):
         body["loss_cls"] = None  # mmdet 3.3's prediction asks for it, and SSD's heads have none
     note = f"mmdet's or mmseg's ``{base.__name__}``; always in float32: {', '.join(body)}."

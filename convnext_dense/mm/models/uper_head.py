@@ -1,6 +1,5 @@
 """UperNet's head with two thirds of its multiply-adds, and the same parameters and outputs."""
 
-import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads import UPerHead as _UPerHead
 from mmseg.models.utils import resize
@@ -45,16 +44,6 @@ class UPerHead(float32_subclass(_UPerHead, METHODS["mmseg.models.decode_heads"])
             )
         smoothed = [smooth(x) for smooth, x in zip(self.fpn_convs, levels[:-1], strict=True)]
         return self._over_resized(self.fpn_bottleneck, [*smoothed, levels[-1]])
-
-    def predict_by_feat(self, seg_logits: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """(N, K, H_0, W_0) -> (N, K, H, W) of the input's size, in float32.
-
-        On a CPU the classes of a pixel lie side by side: resizing and the argmax after it are faster then.
-        """
-        if seg_logits.device.type == "cpu" and self.out_channels > 1:
-            wide = torch.promote_types(seg_logits.dtype, torch.float32)
-            seg_logits = seg_logits.to(wide, memory_format=torch.channels_last)
-        return super().predict_by_feat(seg_logits, batch_img_metas)
 
     def _over_resized(self, block: ConvModule, maps: list[Tensor]) -> Tensor:
         if isinstance(block.conv, ConvOverResized):
