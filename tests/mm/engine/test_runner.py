@@ -72,6 +72,37 @@ def test_testing_is_fused_and_has_the_same_outputs(case, tmp_path, runs):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_half_precision_is_fused_and_close_and_decides_in_float32(case, tmp_path, runs):
+    runner, half = outputs_of(case, tmp_path, "half", dtype="bf16")
+    assert len(runs) == sum(runner.model.backbone.depths) * len(half) > 0
+    assert {level.dtype for levels in half for level in levels} <= {torch.bfloat16, torch.float32}
+    products = {block._folded for block in runner.model.modules() if hasattr(block, "_folded")}
+    assert products == {None}, "nothing stays folded"
+    _, full = outputs_of(case, tmp_path, "full")
+    for found, expected in zip(half, full, strict=True):
+        for a, b in zip(found, expected, strict=True):
+            assert 0 < (a.float() - b).norm() / b.norm() < 0.05
+    recipe, _, checkpoint = case
+    predictor = Predictor(load_config(recipe), checkpoint, dtype="bf16")
+    with torch.no_grad():
+        (sample,) = predictor.model.test_step(
+            dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8)], data_samples=[sample_of(recipe)])
+        )
+    if "pred_instances" in sample:
+        assert sample.pred_instances.bboxes.dtype == sample.pred_instances.scores.dtype == torch.float32
+
+
+def sample_of(recipe: str):
+    """An empty sample of 64x64 pixels."""
+    from mmdet.structures import DetDataSample
+    from mmseg.structures import SegDataSample
+
+    sample = DetDataSample() if "mask_rcnn" in recipe else SegDataSample()
+    shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape"), (64, 64))
+    sample.set_metainfo(dict(shapes, scale_factor=(1.0, 1.0)))
+    return sample
+
+
 def test_predicting_is_fused_unless_disabled(case, runs):
     recipe, _, checkpoint = case
     image = torch.randn(1, 3, 64, 96)
