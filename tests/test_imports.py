@@ -55,6 +55,7 @@ ARROWS: dict[str, list[str]] = {
     # registers, and has public names
     "mm": ["mm.engine.hooks", "mm.engine", "mm.config", "mm.datasets", "mm.models", "mm.swap"],
     "mm.__main__": ["mm", "mm.engine"],
+    "mm.backbones": ["mm.models"],  # the path that pure-Python configs import
     # command lines, above all else: they import core and adapter, and `cli` imports them when asked
     "commands": ["mm.apis", "mm.bench", "mm.swap", "mm.config", "mm.engine", "mm.models"],
     "cli": ["", "commands", "support", "toolboxes"],

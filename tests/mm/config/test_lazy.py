@@ -19,7 +19,7 @@ from mmengine.optim import LinearLR, OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, TestLoop, ValLoop
 from mmengine.visualization import LocalVisBackend
 from torch.optim import AdamW
-from convnext_dense.mm.models.backbones import ConvNeXt
+from convnext_dense.mm.backbones import ConvNeXt
 
 dims = [8, 16, 24, 32]
 backbone = dict(type=ConvNeXt, arch=dict(depths=[1, 1, 1, 1], dims=dims))
