@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from repository import ASSETS
 
 from convnext_dense import CheckpointError, get_config
@@ -43,6 +43,7 @@ def test_keys_and_shapes_map_completely(name):
 
 def small_segmentor() -> torch.nn.Module:
     cfg = get_config("demo/upernet_shapes")
+    init_default_scope(cfg.default_scope)
     return MODELS.build(cfg.model)
 
 
