@@ -6,6 +6,7 @@ map of UperNet. Here the backward pass resizes again and keeps the small logits 
 of a pixel lie side by side, so that resizing, softmax and argmax read memory in order.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -56,10 +57,11 @@ class _ResizedCrossEntropy(torch.autograd.Function):
             raise IndexError(f"label {wrong} is no class: there are {logits.shape[1]}, from 0")
         loss = logits.new_empty(labels.shape)
         found = torch.empty_like(labels)
-        for i, image in enumerate(logits):
-            rows = _rows(image, labels, align_corners)  # (H, W, K)
-            found[i] = rows.argmax(-1)
-            loss[i] = -rows.log_softmax(-1).gather(-1, classes[i].unsqueeze(-1)).squeeze(-1)
+        for image, label, *outputs in _by_image(logits, classes, loss, found):
+            rows = resized_rows(image, label, align_corners)
+            pixels = rows.log_softmax(-1).gather(-1, label.unsqueeze(-1)).squeeze(-1).neg_()
+            for output, values in zip(outputs, (pixels, rows.argmax(-1)), strict=True):
+                output.copy_(values)
         ctx.save_for_backward(logits, labels)
         ctx.ignore_index, ctx.align_corners = ignore_index, align_corners
         ctx.mark_non_differentiable(found)
@@ -72,26 +74,30 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         known = labels != ctx.ignore_index
         classes, grad = labels.where(known, 0), grad.masked_fill(~known, 0)
         result = torch.empty_like(logits)
-        for i, image in enumerate(logits):
-            rows = _rows(image, labels, ctx.align_corners).softmax(-1)
-            index = classes[i].unsqueeze(-1)
-            one_hot = torch.ones_like(index, dtype=rows.dtype)
-            rows.scatter_add_(-1, index, -one_hot)
-            rows.mul_(grad[i].unsqueeze(-1))
-            result[i] = _resized_back(rows, image.shape, ctx.align_corners)
+        for image, label, weight, output in _by_image(logits, classes, grad, result):
+            rows = resized_rows(image, label, ctx.align_corners).softmax(-1)
+            index = label.unsqueeze(-1)
+            rows.scatter_add_(-1, index, -torch.ones_like(index, dtype=rows.dtype))  # minus the one-hot label
+            rows.mul_(weight.unsqueeze(-1))
+            output.copy_(_resized_back(rows, image.shape, ctx.align_corners))
         return result, None, None, None
 
 
-def _rows(image: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
-    """(K, h, w) -> (H, W, K) of the labels' size."""
+def _by_image(*batches: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of one image each, still with N = 1: three dimensions would hide the memory format."""
+    return zip(*(batch.split(1) for batch in batches), strict=True)
+
+
+def resized_rows(image: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+    """(1, K, h, w), labels (1, H, W) -> (1, H, W, K); contiguous if the image is channels-last."""
     hw = labels.shape[1], labels.shape[2]
-    return resized(image.unsqueeze(0), hw, align_corners)[0].permute(1, 2, 0)
+    return resized(image, hw, align_corners).permute(0, 2, 3, 1)
 
 
 def _resized_back(rows: Tensor, shape: torch.Size, align_corners: bool) -> Tensor:
-    """Gradient of the resized rows (H, W, K) -> gradient (K, h, w) of ``shape``."""
-    grad = rows.permute(2, 0, 1).unsqueeze(0)
-    if grad.shape[2:] == shape[1:]:
-        return grad[0]
-    sizes = grad.shape[2:], (1, *shape)
-    return torch.ops.aten.upsample_bilinear2d_backward(grad, *sizes, align_corners, None, None)[0]
+    """Gradient of the resized rows (1, H, W, K) -> gradient (1, K, h, w) of ``shape``."""
+    grad = rows.permute(0, 3, 1, 2)
+    if grad.shape == shape:
+        return grad
+    sizes = grad.shape[2:], shape
+    return torch.ops.aten.upsample_bilinear2d_backward(grad, *sizes, align_corners, None, None)
