@@ -85,8 +85,8 @@ def conv_over_resized(
         else:
             whole.append(resized(x, hw, align_corners))
             whole_weights.append(part)
-    together = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (whole, whole_weights))
-    out = F.conv2d(*together, bias, padding=1)
+    together = whole[0] if len(whole) == 1 else torch.cat(whole, 1)  # one map alone is not copied
+    out = F.conv2d(together, torch.cat(whole_weights, 1), bias, padding=1)
     shape = out.shape
     out = out.flatten(0, 1)  # (N * C_out, H, W)
     for x, part in split:
