@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from ranks import make_noise, run_as_rank, torchrun
 from repository import ROOT
@@ -216,6 +217,7 @@ def test_checkpoint_is_that_of_one_process(runs):
         assert ours["exp_avg"].shape == values["exp_avg"].shape
         assert torch.allclose(ours["exp_avg"], values["exp_avg"], atol=1e-4, rtol=1e-2)
     cfg = load_config(str(runs / "config.py"))
+    init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     load_model(model, str(runs / "fsdp" / f"iter_{STEPS}.pth"))
     for name, value in model.state_dict().items():
