@@ -22,6 +22,11 @@ def main() -> int:
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="names (default: all)")
     parser.add_argument("--count", type=int, default=200, help="mistakes in each recipe (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the mistakes (default: 0)")
+    parser.add_argument(
+        "--data-root",
+        metavar="FOLDER",
+        help="data that the recipes accept (default: made; demo/camvid needs its own)",
+    )
     parser.add_argument("--explained", action="store_true", help="also print the lines about the config")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
@@ -32,7 +37,7 @@ def main() -> int:
         for recipe in args.recipes or list_configs():
             start = time.monotonic()
             root = folder / "shapes" / ("ade20k" if "upernet" in recipe else "coco")
-            found = try_mutations(recipe, args.count, str(root), folder, args.seed)
+            found = try_mutations(recipe, args.count, args.data_root or str(root), folder, args.seed)
             print(f"{recipe}: {dict(found.counts)}, {time.monotonic() - start:.0f} s", flush=True)
             lines = found.unexplained + found.explained * args.explained
             for mistake, line in lines:
