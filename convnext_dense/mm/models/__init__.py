@@ -7,6 +7,10 @@ foreign_arguments   arguments of other backbones: accepted, or an error with our
 registry        ``MODELS``: ``type="convnext_dense.RPNHead"`` in a config
 precision       half precision -> float32, and regions without autocast
 float32         heads and RoI extractors whose coordinates, targets and losses stay in float32 under autocast
+uper_head       UperNet's head with two thirds of its multiply-adds
+segmentation_logits   losses and predictions of mmseg's heads with less memory and time
+folded_norms    batch norms in their convolutions for the time of an evaluation
+autocast        predictions in half precision (``--dtype``)
 released        Cascade's RoI head and the detectors' preprocessor where mmdet 3 differs from the release
 batch_norm      training on one value per channel
 small_inputs    images below the stride: padded, and cropped from the prediction
