@@ -15,10 +15,9 @@ from convnext_dense.mm.apis.predict import (
     predict_images,
 )
 from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.engine.options import Entries, add_traceback
+from convnext_dense.mm.engine.options import Entries, add_inference, add_traceback
 from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.models.autocast import DTYPES
 from convnext_dense.support.files import free_path
 
 
@@ -67,18 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: the best there is)"
         )
         parser.add_argument("--cfg-options", nargs="+", action=Entries, metavar="KEY=VALUE")
-        parser.add_argument(
-            "--no-fuse",
-            dest="fuse",
-            action="store_false",
-            help="do not fold weights: slower, same results",
-        )
-        parser.add_argument(
-            "--dtype",
-            choices=DTYPES,
-            default="fp32",
-            help="products in half precision; boxes, NMS and logits stay in fp32 (default: fp32)",
-        )
+        add_inference(parser)
         # listed for the help; if it is given, the parser above reads the command
         parser.add_argument(
             "--classify", metavar="IMAGE", help="name what IMAGE shows: --classify IMAGE CHECKPOINT"

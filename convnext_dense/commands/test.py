@@ -9,9 +9,8 @@ from pathlib import Path
 
 from convnext_dense.mm.apis.test import Job, Outcome, local_checkpoint, run_test
 from convnext_dense.mm.engine.launch import leaving_together
-from convnext_dense.mm.engine.options import Options, add_options, add_traceback, read_options
+from convnext_dense.mm.engine.options import Options, add_inference, add_options, add_traceback, read_options
 from convnext_dense.mm.errors import one_line_errors
-from convnext_dense.mm.models.autocast import DTYPES
 from convnext_dense.results.records import format_comparison
 from convnext_dense.support.files import write_json
 
@@ -37,18 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--window-batch", type=positive, metavar="N", help="sliding windows at once (default: by free memory)"
     )
-    parser.add_argument(
-        "--no-fuse",
-        dest="fuse",
-        action="store_false",
-        help="do not fold weights: slower, same results",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="fp32",
-        help="products in half precision; boxes, NMS and logits stay in fp32 (default: fp32)",
-    )
+    add_inference(parser)
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
     )

@@ -12,7 +12,7 @@ The folded weights are not parameters: the state dict does not change. They are 
 parameters that they were made from, and are dropped or ignored once these change.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -59,18 +59,19 @@ def fold(weights: lean_block.Weights, dtype: torch.dtype) -> Folded:
         w2, b2 = wide.gamma[:, None] * w2, wide.gamma * b2
     scale = None if weights.grn_gamma is None else weights.grn_gamma.detach().flatten()
     w1, b1, w2, b2 = (w.to(dtype).contiguous() for w in (w1, b1, w2, b2))
-    return Folded(pack(w1), b1, pack(w2), b2, scale, weights, _state(weights))
+    return Folded(pack(w1), b1, pack(w2), b2, scale, weights, state_of(weights.given()))
 
 
 def is_current(folded: Folded, weights: lean_block.Weights) -> bool:
     """Whether the parameters are still those that were folded (an edit through ``.data`` is not seen)."""
     same = all(a is b for a, b in zip(folded.origin, weights, strict=True))
-    return same and folded.state == _state(weights)
+    return same and folded.state == state_of(weights.given())
 
 
-def _state(weights: lean_block.Weights) -> tuple[tuple[int, int], ...]:
+def state_of(tensors: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Addresses and versions, which tell whether tensors were replaced or written to."""
     # a parameter made in inference mode has no version counter
-    return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights.given())
+    return tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in tensors)
 
 
 def pointwise(folded: Folded, y: Tensor, x: Tensor, eps: float) -> Tensor:

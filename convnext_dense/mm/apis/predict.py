@@ -29,7 +29,7 @@ from convnext_dense.mm.datasets.transforms import BadInputError
 from convnext_dense.mm.engine.checkpoints import load_model
 from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.errors import explain
-from convnext_dense.mm.models.autocast import Dtype, predict_in
+from convnext_dense.mm.models.autocast import predict_in
 from convnext_dense.mm.models.folded_norms import fold_model
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
@@ -96,7 +96,7 @@ class Predictor:
         CheckpointError: a checkpoint that cannot be read or does not fit.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, fused: bool = True, dtype: Dtype = "fp32") -> None:
+    def __init__(self, cfg: Config, checkpoint: str, fused: bool = True, dtype: str = "fp32") -> None:
         check_needed(cfg, "predict")
         check_levels(cfg)
         init_default_scope(cfg.get("default_scope") or "mmengine")

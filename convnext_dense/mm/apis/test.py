@@ -34,7 +34,6 @@ from convnext_dense.mm.evaluation.judge import (
     task_of,
 )
 from convnext_dense.mm.mmcv_ext import current_ops
-from convnext_dense.mm.models.autocast import Dtype
 from convnext_dense.mm.models.complexity import config_complexity
 from convnext_dense.results.records import append_record, find_record
 from convnext_dense.support.system import device_name, versions
@@ -69,7 +68,7 @@ class Job:
     row: str | None = None
     window_batch: int | None = None
     fused: bool = True
-    dtype: Dtype = "fp32"
+    dtype: str = "fp32"
     pictures: Path | None = None
     score_thr: float = 0.3
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from mmengine.config import DictAction
 
+from convnext_dense.bench.timing import DTYPES
 from convnext_dense.mm.config.edit import LOGS
 from convnext_dense.mm.engine.launch import Launcher
 
@@ -45,6 +46,22 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
         "--traceback",
         action="store_true",
         help="show an error with the calls that led to it, not as one line",
+    )
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no-fuse`` and ``--dtype``: how a trained model computes."""
+    parser.add_argument(
+        "--no-fuse",
+        dest="fuse",
+        action="store_false",
+        help="do not fold weights: slower, same results",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        default="fp32",
+        help="products in half precision; boxes, NMS and logits stay in fp32 (default: fp32)",
     )
 
 

@@ -39,7 +39,7 @@ from convnext_dense.mm.engine.resume import (
     without_average,
 )
 from convnext_dense.mm.mmcv_ext import ops_line
-from convnext_dense.mm.models.autocast import Dtype, predict_in
+from convnext_dense.mm.models.autocast import predict_in
 from convnext_dense.mm.models.batch_norm import allow_one_value
 from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
 from convnext_dense.mm.models.sliding_window import bound_predictions
@@ -230,7 +230,7 @@ def testing_runner(
     tta: bool = False,
     window_batch: int | None = None,
     fused: bool = True,
-    dtype: Dtype = "fp32",
+    dtype: str = "fp32",
 ) -> Runner:
     """A runner ready for ``test()`` with ``checkpoint`` loaded exactly.
 

@@ -3,24 +3,19 @@
 Boxes, proposals, RoIAlign, NMS and logits stay in float32: :mod:`convnext_dense.mm.models.float32`.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import nn
 
+from convnext_dense.bench.timing import DTYPES
 from convnext_dense.errors import UserError
 
-Dtype = Literal["fp32", "bf16", "fp16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-def predict_in(model: nn.Module, dtype: Dtype, device: str) -> str | None:
+def predict_in(model: nn.Module, dtype: str, device: str) -> str | None:
     """Let ``model.test_step`` run in ``dtype``, also inside wrappers; return the line to log.
 
     Args:
         model: what the test calls.
-        dtype: of the products; ``fp32`` changes nothing.
+        dtype: of the products, a name in ``DTYPES``; ``fp32`` changes nothing.
         device: type of the device, such as ``cpu``.
 
     Raises:
@@ -33,7 +28,7 @@ def predict_in(model: nn.Module, dtype: Dtype, device: str) -> str | None:
     step = model.test_step
 
     def step_in_half_precision(*args: object, **kwargs: object) -> object:
-        with torch.autocast(device, _HALF[dtype]):
+        with torch.autocast(device, DTYPES[dtype]):
             return step(*args, **kwargs)
 
     model.test_step = step_in_half_precision
