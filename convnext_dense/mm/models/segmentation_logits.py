@@ -16,8 +16,9 @@ EPS = torch.finfo(torch.float32).eps  # as in mmseg's accuracy
 def loss_by_feat(self: BaseDecodeHead, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
     """Logits (N, K, h, w) and the samples -> the losses and ``acc_seg``, as mmseg's heads compute them.
 
-    A softmax cross entropy without class weights keeps no map of the labels' size for the backward pass;
-    other losses are mmseg's.
+    A softmax cross entropy keeps no map of the labels' size for the backward pass; other losses are mmseg's.
+    With class weights ignored pixels weigh nothing, as in PyTorch; mmseg 1.2 looks up a weight for them and
+    stops with an IndexError.
     """
     loss = self.loss_decode
     if self.sampler is not None or not _is_plain(loss):
@@ -26,19 +27,20 @@ def loss_by_feat(self: BaseDecodeHead, seg_logits: Tensor, batch_data_samples: l
     pixels, found = resized_cross_entropy(seg_logits, labels, self.ignore_index, self.align_corners)
     known = labels != self.ignore_index
     count = known.sum()
-    average = (count if loss.avg_non_ignore else labels.numel()) if loss.reduction == "mean" else None
+    average = count if loss.avg_non_ignore else labels.numel()
+    if loss.class_weight is not None:
+        weights = pixels.new_tensor(loss.class_weight)[labels.where(known, 0)].where(known, 0)
+        pixels, average = pixels * weights, weights.sum()
+    if loss.reduction != "mean":
+        average = None
+    reduced = weight_reduce_loss(pixels, weight=None, reduction=loss.reduction, avg_factor=average)
     correct = ((found == labels) & known).sum()
-    return {
-        loss.loss_name: loss.loss_weight
-        * weight_reduce_loss(pixels, weight=None, reduction=loss.reduction, avg_factor=average),
-        "acc_seg": (correct.float().unsqueeze(0) + EPS) * (100.0 / (count + EPS)),
-    }
+    accuracy = (correct.float().unsqueeze(0) + EPS) * (100.0 / (count + EPS))
+    return {loss.loss_name: loss.loss_weight * reduced, "acc_seg": accuracy}
 
 
 def _is_plain(loss: nn.Module) -> bool:
-    return (
-        type(loss) is CrossEntropyLoss and loss.cls_criterion is cross_entropy and loss.class_weight is None
-    )
+    return type(loss) is CrossEntropyLoss and loss.cls_criterion is cross_entropy
 
 
 def predict_by_feat(self: BaseDecodeHead, seg_logits: Tensor, batch_img_metas: list[dict]) -> Tensor:

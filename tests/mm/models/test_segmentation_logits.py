@@ -58,6 +58,19 @@ def test_losses_and_gradients_are_those_of_mmseg(loss):
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
+def test_class_weights_beside_ignored_pixels_are_those_of_pytorch():
+    """mmseg's own loss stops: it looks up the weight of label 255."""
+    head, labels = head_of(LOSSES["class weights"]), samples()
+    logits = torch.randn(2, 4, 4, 5, dtype=torch.float64)
+    with pytest.raises(IndexError):
+        BaseDecodeHead.loss_by_feat(head, logits, labels)
+    large = torch.nn.functional.interpolate(logits, (16, 20), mode="bilinear", align_corners=False)
+    truth = torch.cat([sample.gt_sem_seg.data for sample in labels])
+    weight = torch.tensor(LOSSES["class weights"]["class_weight"], dtype=torch.float64)
+    expected = torch.nn.functional.cross_entropy(large, truth, weight, ignore_index=255)
+    torch.testing.assert_close(head.loss_by_feat(logits, labels)["loss_ce"], 0.4 * expected)
+
+
 def test_nothing_but_ignored_pixels_is_a_loss_of_zero():
     head, labels = head_of(PLAIN), samples()
     for sample in labels:
