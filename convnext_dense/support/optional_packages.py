@@ -1,12 +1,11 @@
 """Optional packages: one place to import them."""
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
-
-import torch
 
 from convnext_dense.errors import MissingPackageError, reason
 
@@ -33,8 +32,12 @@ def without_compiled_torchvision() -> Iterator[None]:
     """Allow imports of torchvision even if its wheel does not fit this build of torch.
 
     A wheel for CUDA with a torch without CUDA has none of its operators. Only the registration of
-    their fake versions then fails, and no ConvNeXt uses them.
+    their fake versions then fails, and no ConvNeXt uses them. Nothing is done before torch is imported, which
+    this does not do itself: the runtime of exported models works without it.
     """
+    if (torch := sys.modules.get("torch")) is None:
+        yield
+        return
     register = torch.library.register_fake
 
     def careful(op: Any, *args: Any, **kwargs: Any) -> Callable[[Callable], Callable]:
