@@ -1,5 +1,6 @@
 """Images, label maps and annotation files.
 
+image_headers          sizes, EXIF rotation and faults of image files, without decoding them
 image_io, views        reading pictures and label maps; pictures of any other file
 spellings              texts and file names as other systems write them
 check, coco_check      faults of a data set, found before training

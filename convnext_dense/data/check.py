@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convnext_dense.data.image_io import (
+from convnext_dense.data.image_headers import (
     IMAGE_SUFFIXES,
     ChannelsError,
     Header,
     PictureError,
-    label_numbers,
     read_header,
     size_text,
 )
+from convnext_dense.data.image_io import label_numbers
 from convnext_dense.data.spellings import read_json, read_text
 from convnext_dense.errors import DataError
 

@@ -17,7 +17,7 @@ from convnext_dense.data.coco_repair import (
     repair_images,
 )
 from convnext_dense.data.coco_tidy import tidy
-from convnext_dense.data.image_io import Header, PictureError, read_header, size_text
+from convnext_dense.data.image_headers import Header, PictureError, read_header, size_text
 from convnext_dense.data.spellings import read_json
 from convnext_dense.data.views import wh_on_disk
 

@@ -10,14 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from convnext_dense.data.image_io import (
-    Header,
-    PictureError,
-    UnknownFormatError,
-    load_rgb,
-    read_header,
-    silent_opencv,
-)
+from convnext_dense.data.image_headers import Header, PictureError, UnknownFormatError, read_header
+from convnext_dense.data.image_io import load_rgb, silent_opencv
 from convnext_dense.errors import MissingPackageError
 from convnext_dense.support.optional_packages import optional
 

@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from convnext_dense.data.image_io import (
-    ChannelsError,
-    PictureError,
-    label_numbers,
-    load_label_map,
-    load_rgb,
-    read_header,
-    read_label_map,
-    read_picture,
-)
+from convnext_dense.data.image_headers import ChannelsError, PictureError, read_header
+from convnext_dense.data.image_io import label_numbers, load_label_map, load_rgb, read_label_map, read_picture
 from convnext_dense.data.views import wh_on_disk
 from convnext_dense.errors import DatasetNotFoundError
 

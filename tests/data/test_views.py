@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_dense.data.image_io import PictureError, load_rgb
+from convnext_dense.data.image_headers import PictureError
+from convnext_dense.data.image_io import load_rgb
 from convnext_dense.data.views import as_view, header_on_disk, load_view, wh_on_disk
 from convnext_dense.errors import DatasetNotFoundError
 

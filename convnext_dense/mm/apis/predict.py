@@ -17,7 +17,8 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from convnext_dense.data.image_io import IMAGE_SUFFIXES, PictureError, save_label_map
+from convnext_dense.data.image_headers import IMAGE_SUFFIXES, PictureError
+from convnext_dense.data.image_io import save_label_map
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.levels import check_levels

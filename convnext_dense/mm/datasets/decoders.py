@@ -11,16 +11,15 @@ import mmcv
 import numpy as np
 from mmengine.registry import TRANSFORMS, DefaultScope
 
-from convnext_dense.data.image_io import (
+from convnext_dense.data.image_headers import (
     Header,
     PictureError,
     UnknownFormatError,
     check_end,
     read_header,
-    silent_opencv,
     size_text,
-    turned,
 )
+from convnext_dense.data.image_io import silent_opencv, turned
 from convnext_dense.errors import DenseError, UserError, reason
 from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.optional_packages import optional

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from convnext_dense.data.check import Problem, gather
-from convnext_dense.data.image_io import PictureError, read_header
+from convnext_dense.data.image_headers import PictureError, read_header
 from convnext_dense.data.split_lists import read_names, with_other_suffix
 from convnext_dense.data.voc_xml import XmlCheck
 from convnext_dense.mm.datasets.declared import as_built, entries_of, is_kind, label_maps_of

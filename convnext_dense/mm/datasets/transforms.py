@@ -19,7 +19,8 @@ from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from mmengine.structures import BaseDataElement
 
-from convnext_dense.data.image_io import PictureError, read_header, read_label_map, read_picture
+from convnext_dense.data.image_headers import PictureError, read_header
+from convnext_dense.data.image_io import read_label_map, read_picture
 from convnext_dense.errors import UserError, reason
 from convnext_dense.mm.datasets.decoders import build_loader, decode, need_decoder
 

@@ -13,7 +13,8 @@ from mmengine.config import Config, ConfigDict
 from convnext_dense.data.check import Problem, gather
 from convnext_dense.data.coco_repair import KINDS, AnnotationFileError, Fault, repair
 from convnext_dense.data.coco_tidy import is_size, tidy
-from convnext_dense.data.image_io import PictureError, read_picture
+from convnext_dense.data.image_headers import PictureError
+from convnext_dense.data.image_io import read_picture
 from convnext_dense.data.spellings import read_json
 from convnext_dense.data.views import wh_on_disk
 from convnext_dense.errors import DatasetNotFoundError, UserError

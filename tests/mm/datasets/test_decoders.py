@@ -12,7 +12,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 from convnext_dense.data.check import PairCheck
-from convnext_dense.data.image_io import PictureError
+from convnext_dense.data.image_headers import PictureError
 from convnext_dense.errors import DenseError, UserError
 from convnext_dense.mm.datasets.decoders import (
     build_loader,
