@@ -2,5 +2,6 @@
 
 ``files`` (atomic writes), ``locks`` (between processes), ``optional_packages`` (packages that may be absent),
 ``seeding``, ``system`` (versions, devices, memory, busy cores), ``modules`` (PyTorch modules), ``nested``
-(one walk through dicts and lists), ``text_tables``, ``command_line`` (the command that a message names).
+(one walk through dicts and lists), ``text_tables``, ``windows`` (sliding windows, resizing by rows),
+``command_line`` (the command that a message names).
 """

@@ -19,6 +19,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.mm.models.precision import to_float32
 from convnext_dense.support.modules import unwrapped
 from convnext_dense.support.system import free_memory
+from convnext_dense.support.windows import covering, resize_taps, window_starts
 
 BAND_BYTES = 64 * 2**20  # of logits handled at a time
 LARGEST_BATCH = 16  # of windows; more do not use a GPU better
@@ -31,46 +32,6 @@ def choose_window_batch(free: int, pixels: int, classes: int) -> int:
     """How many windows of ``pixels`` pixels to run at once with half of ``free`` bytes."""
     bytes_per_window = 4 * pixels * (2 * classes + FEATURES_PER_PIXEL)  # logits before and after their resize
     return max(1, min(LARGEST_BATCH, free // 2 // bytes_per_window))
-
-
-def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one side; the last window ends with the image.
-
-    Raises:
-        UserError: there would be gaps between windows.
-    """
-    if size <= window:
-        return [0]
-    if stride > window:
-        raise UserError(f"test_cfg.stride {stride} leaves gaps between windows of {window} pixels")
-    count = -(-(size - window) // stride) + 1
-    return [min(i * stride, size - window) for i in range(count)]
-
-
-def covering(starts: list[int], window: int, size: int) -> list[int]:
-    """Number of windows that cover each pixel along one side."""
-    hits = np.zeros(size, np.int64)
-    for start in starts:
-        hits[start : start + window] += 1
-    return hits.tolist()
-
-
-def resize_taps(
-    size_in: int, size_out: int, align_corners: bool, dtype: np.dtype | type = np.float32
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Source rows above and below each row of the result, and the weight of the row below.
-
-    Rounded to ``dtype``, float32 or float64, where ``F.interpolate`` rounds (once for the scale, once for
-    the position): for large maps, exact weights would differ from its weights in the fourth digit. The host
-    plans with them, so they are no tensors: reading one from a GPU would wait for it.
-    """
-    rows = np.arange(size_out, dtype=np.float64)
-    scale = (size_in - 1) / max(size_out - 1, 1) if align_corners else size_in / size_out
-    scale = np.float64(np.asarray(scale, dtype))
-    source = rows * scale if align_corners else np.maximum((rows + 0.5) * scale - 0.5, 0)
-    source = source.astype(dtype)
-    above = np.minimum(source.astype(np.int64), size_in - 1)
-    return above, np.minimum(above + 1, size_in - 1), source - above.astype(dtype)
 
 
 def resize_bands(

@@ -19,8 +19,8 @@ from convnext_dense.mm.models.sliding_window import (
     choose_window_batch,
     crop_bands,
     resize_bands,
-    window_starts,
 )
+from convnext_dense.support.windows import window_starts
 
 GIB = 2**30
 
