@@ -27,6 +27,7 @@ ARROWS: dict[str, list[str]] = {
     "results": ["evaluation", "recipes", "support"],
     "bench": ["models", "layers", "checkpoints", "results", "support", "toolboxes"],
     "reports": ["bench", "models", "results", "evaluation", "data", "support"],
+    "export": ["data", "support"],  # no torch: test_runtime
     "": ["checkpoints", "models", "recipes"],  # the public names
     # the adapter: its folders may import the core and these
     "mm.blame": [],

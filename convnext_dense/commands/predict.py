@@ -8,12 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from convnext_dense.checkpoints.classify import best_guesses, class_names, load_classifier, read_image
-from convnext_dense.mm.apis.predict import (
-    Predictor,
-    find_images,
-    image_suffixes,
-    predict_images,
-)
+from convnext_dense.export.outputs import find_images
+from convnext_dense.mm.apis.predict import Predictor, image_suffixes, predict_images
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.engine.options import Entries, add_inference, add_traceback
 from convnext_dense.mm.engine.runner import select_device

@@ -1,9 +1,8 @@
 """Predictions on the user's own images, as pictures and JSON."""
 
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import nn
 
 from convnext_dense.data.image_headers import IMAGE_SUFFIXES, PictureError
 from convnext_dense.data.image_io import save_label_map
-from convnext_dense.errors import UserError
+from convnext_dense.export.outputs import label_map_path, write_all
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.levels import check_levels
 from convnext_dense.mm.config.sections import check_needed
@@ -35,50 +34,12 @@ from convnext_dense.mm.models.folded_norms import fold_model
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.type_names import class_of, type_name
-from convnext_dense.support.files import output_names, write_json
-
-RESULTS = "predictions.json"
-OUTPUTS = "outputs.json"  # absolute path of an image -> name of its outputs
-_ENDINGS = ("", "_labels")
 
 
 def image_suffixes(cfg: Config) -> tuple[str, ...]:
     """Suffixes of pictures, and that of the config's own images, such as ``.npy``."""
     own = [data.get("img_suffix", "").lower() for data in datasets_of(cfg, ("test",))]
     return tuple(dict.fromkeys([*IMAGE_SUFFIXES, *filter(None, own)]))
-
-
-def find_images(sources: list[str], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    """Image files in ``sources`` or in its folders, each once, sorted within a folder.
-
-    Of a folder, hidden files and the pictures of earlier predictions are left out.
-
-    Args:
-        sources: files and folders.
-        suffixes: what the names of images in a folder end in, in small letters.
-
-    Raises:
-        UserError: a source that does not exist, or no image at all.
-    """
-    images: dict[str, Path] = {}
-    for source in map(Path, sources):
-        if not source.exists():
-            raise UserError(f"no image or folder at {source}")
-        for path in _images_below(source, suffixes) if source.is_dir() else [source]:
-            images.setdefault(os.path.abspath(path), path)
-    if not images:
-        raise UserError(f"no images in {', '.join(sources)}; looked for {', '.join(suffixes)}")
-    return list(images.values())
-
-
-def _images_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [
-            name for name in folders if name[0] != "." and not Path(parent, name, RESULTS).is_file()
-        ]
-        found += [Path(parent, name) for name in names if name[0] != "."]
-    return sorted(path for path in found if path.name.lower().endswith(suffixes))
 
 
 class Predictor:
@@ -173,32 +134,12 @@ class Predictor:
 def predict_images(
     predictor: Predictor, images: list[Path], out_dir: Path, score_thr: float
 ) -> Iterator[tuple[Path, str | None]]:
-    """Predict one image after the other and write pictures, then ``predictions.json``, also after Ctrl-C.
-
-    A segmentation also leaves its label map ``<image>_labels.png`` (one class index per pixel). For names see
-    :func:`convnext_dense.support.files.output_names`; ``outputs.json`` has them. What an earlier run left of
-    other images stays.
+    """Predict one image after the other and write files; see :func:`convnext_dense.export.outputs.write_all`.
 
     Yields:
         each image with ``None``, or with the reason why it was left out.
     """
-    names = add_names(_read(out_dir / OUTPUTS), images)
-    again = {os.path.abspath(image) for image in images}
-    earlier = _read(out_dir / RESULTS)
-    results = {path: found for path, found in earlier.items() if os.path.abspath(path) not in again}
-    try:
-        for image in images:
-            out_file = out_dir / f"{names[os.path.abspath(image)]}.png"
-            try:
-                results[str(image)] = _predict_one(predictor, image, out_file, score_thr)
-            except Exception as error:  # one image must not cost the others
-                yield image, _reason(error)
-            else:
-                yield image, None
-    finally:
-        there = {os.path.abspath(image) for image in results}
-        write_json(out_dir / OUTPUTS, {path: name for path, name in names.items() if path in there})
-        write_json(out_dir / RESULTS, results)
+    yield from write_all(partial(_predict_one, predictor, score_thr), images, out_dir, _reason)
 
 
 def _reason(error: Exception) -> str:
@@ -207,38 +148,8 @@ def _reason(error: Exception) -> str:
     return said or f"{type(error).__name__}: {error}"
 
 
-def _read(path: Path) -> dict:
-    """What an earlier run wrote in the same folder; nothing if it wrote none."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def add_names(earlier: Mapping[str, str], images: Sequence[Path]) -> dict[str, str]:
-    """Names of outputs by absolute path of the image: those of earlier runs, and others for new images.
-
-    Args:
-        earlier: names that are taken.
-        images: images to predict.
-    """
-    names = dict(earlier)
-    taken = {name + ending for name in names.values() for ending in _ENDINGS}
-    for path, wanted in output_names([*earlier, *images], _ENDINGS).items():
-        if path in names:
-            continue
-        free, number = wanted, 1
-        while any(free + ending in taken for ending in _ENDINGS):
-            number += 1
-            free = f"{wanted}_{number}"
-        names[path] = free
-        taken.update(free + ending for ending in _ENDINGS)
-    return names
-
-
 def _predict_one(
-    predictor: Predictor, image: Path, out_file: Path, score_thr: float
+    predictor: Predictor, score_thr: float, image: Path, out_file: Path
 ) -> list[dict] | dict[str, float]:
     """Predict an image, write its picture and its label map, and return its results for the JSON file."""
     sample = predictor(image)
@@ -246,7 +157,7 @@ def _predict_one(
     draw(predictor.visualizer, sample, out_file, score_thr, draw_gt=False)
     if "pred_sem_seg" in sample:
         labels = sample.pred_sem_seg.data[0].cpu().numpy()
-        save_label_map(out_file.with_name(f"{out_file.stem}_labels.png"), labels, len(predictor.classes))
+        save_label_map(label_map_path(out_file), labels, len(predictor.classes))
     return predictor.as_json(sample, score_thr)
 
 

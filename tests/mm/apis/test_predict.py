@@ -10,7 +10,8 @@ from PIL import Image
 
 from convnext_dense.data.image_io import read_picture
 from convnext_dense.errors import UserError
-from convnext_dense.mm.apis.predict import find_images, predict_images
+from convnext_dense.export.outputs import find_images
+from convnext_dense.mm.apis.predict import predict_images
 
 
 def image(path):
