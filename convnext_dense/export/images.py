@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from convnext_dense.data.image_headers import TURNS, UnknownFormatError, header_of, naming, opened
 
 _AXES: dict[int | None, tuple[int, ...]] = {None: (), 0: (0,), 1: (1,), -1: (0, 1)}
 """The axis of ``cv2.flip`` -> the axes of ``numpy.flip``."""
+_EXTRA_SAMPLES, _UNASSOCIATED = 338, 2  # the TIFF tag of alpha, and its value where colours are as they are
 _WEIGHT_BITS = 11  # OpenCV's weights are multiples of 1 / 2048
 _BAND_BYTES = 2**20  # of 16-bit sums handled at a time: they stay in a core's cache
 
@@ -45,7 +47,7 @@ def _decoded(image: ImageFile) -> np.ndarray:
         inks = 255 - np.asarray(image).astype(np.int32)  # Pillow inverts what the file has
         black = inks[..., 3:]
         pixels = (black - ((255 - inks[..., :3]) * black >> 8)).astype(np.uint8)
-    elif image.mode == "RGBA" and image.format == "TIFF":  # libtiff hands OpenCV the product with alpha
+    elif image.mode == "RGBA" and _has_plain_alpha(image):  # libtiff hands OpenCV the product
         wide = np.asarray(image).astype(np.int32)
         pixels = ((wide[..., :3] * wide[..., 3:] + 127) // 255).astype(np.uint8)
     elif image.mode in ("I", "F"):
@@ -53,6 +55,11 @@ def _decoded(image: ImageFile) -> np.ndarray:
     else:
         pixels = np.asarray(image.convert("RGB"))
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
+
+
+def _has_plain_alpha(image: ImageFile) -> bool:
+    """Whether this is a TIFF whose colours are not multiplied by alpha yet."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(_EXTRA_SAMPLES) == (_UNASSOCIATED,)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
