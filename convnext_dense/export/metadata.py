@@ -36,7 +36,7 @@ class Metadata:
         classes: names, by class number.
         palette: (red, green, blue) of each class.
         scale: (width, height) of mmcv's ``Resize``; with ``keep_ratio`` a picture fits in a rectangle of this
-            longer and this shorter side, else it gets exactly this size.
+            longer and this shorter side, else it gets exactly this size; ``None`` leaves it as it is.
         keep_ratio: see ``scale``.
         size_divisor: the network pads inputs to a multiple of it.
         fixed_hw: (height, width) of the only input that the network takes; ``None`` for any. Pictures are
@@ -63,7 +63,7 @@ class Metadata:
     kind: Kind
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    scale: tuple[int, int]
+    scale: tuple[int, int] | None
     keep_ratio: bool
     size_divisor: int
     fixed_hw: tuple[int, int] | None = None

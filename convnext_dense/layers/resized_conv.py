@@ -91,7 +91,7 @@ def conv_over_resized(
     out = out.flatten(0, 1)  # (N * C_out, H, W)
     for x, part in split:
         down, across = taps_of_resized(x, part, hw, align_corners)
-        out.baddbmm_(down.expand(len(out), -1, -1), across)
+        out.baddbmm_(down.expand(shape[0] * shape[1], -1, -1), across)
     return out.view(shape)
 
 

@@ -22,7 +22,7 @@ from convnext_dense.export.outputs import label_map_path, write_all
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.levels import check_levels
 from convnext_dense.mm.config.sections import check_needed
-from convnext_dense.mm.datasets.declared import with_colours
+from convnext_dense.mm.datasets.declared import dataset_meta, with_colours
 from convnext_dense.mm.datasets.decoders import build_loader, without_name
 from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.datasets.transforms import BadInputError
@@ -65,7 +65,7 @@ class Predictor:
         set_pretrained(cfg, "none")
         set_plain_batch_norm(cfg, 1, get_device())
         self.model: nn.Module = MODELS.build(cfg.model)
-        meta = load_model(self.model, checkpoint).get("dataset_meta") or _dataset_meta(cfg)
+        meta = load_model(self.model, checkpoint).get("dataset_meta") or dataset_meta(cfg)
         self.model.to(get_device()).eval()
         if fused:
             fold_model(self.model)
@@ -159,10 +159,3 @@ def _predict_one(
         labels = sample.pred_sem_seg.data[0].cpu().numpy()
         save_label_map(label_map_path(out_file), labels, len(predictor.classes))
     return predictor.as_json(sample, score_thr)
-
-
-def _dataset_meta(cfg: Config) -> dict:
-    """Class names and colours of the config's test dataset, without reading its files."""
-    data = datasets_of(cfg, ("test",))[0]
-    known = getattr(class_of(data["type"], DATASETS), "METAINFO", {})
-    return {**known, **(data.get("metainfo") or {})}

@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
 
 from convnext_dense.errors import DatasetNotFoundError, UserError
+from convnext_dense.mm.datasets.paths import datasets_of
 from convnext_dense.mm.type_names import class_of, type_name
 
 PLAIN_READERS = ("BaseSegDataset", "BaseCDDataset")
@@ -152,7 +153,7 @@ def detection_classes_of(data: Mapping) -> tuple[str, ...]:
     return tuple(classes or ())
 
 
-def colours(classes: Sequence[str], given: Sequence = (), known: Mapping | None = None) -> list[tuple]:
+def colours(classes: Sequence, given: Sequence = (), known: Mapping | None = None) -> list[tuple]:
     """A colour for each class: those given in its order, or known by its name, else one at random."""
     generator, known = random.Random(0), known or {}
     drawn = [tuple(generator.randrange(40, 256) for _ in range(3)) for _ in classes]
@@ -173,6 +174,20 @@ def with_colours(meta: Mapping) -> dict:
     if len(palette) == len(classes):
         return {**meta, "palette": list(palette)}
     return {**meta, "palette": colours(classes, palette)}
+
+
+def colours_of(meta: Mapping, count: int) -> tuple[tuple[int, int, int], ...]:
+    """(red, green, blue) of each of ``count`` classes, where ``meta`` has no palette at random."""
+    palette = with_colours(meta).get("palette")
+    given = palette if isinstance(palette, list) else ()
+    return tuple(tuple(map(int, colour)) for colour in colours(range(count), given))  # type: ignore[misc]
+
+
+def dataset_meta(cfg: Config) -> dict:
+    """Class names and colours of the config's test dataset, without reading its files."""
+    data = datasets_of(cfg, ("test",))[0]
+    known = getattr(class_of(data["type"], DATASETS), "METAINFO", {})
+    return {**known, **(data.get("metainfo") or {})}
 
 
 def reads_coco(data: Mapping) -> bool:
