@@ -91,6 +91,12 @@ def _scaled(wh: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, int(wh[0] * factor + 0.5)), max(1, int(wh[1] * factor + 0.5))
 
 
+def padded(pixels: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
+    """(h, w, 3) -> (H, W, 3) with zeros on the right and below."""
+    bottom, right = hw[0] - pixels.shape[0], hw[1] - pixels.shape[1]
+    return np.pad(pixels, ((0, bottom), (0, right), (0, 0)))
+
+
 # ---- resize
 
 

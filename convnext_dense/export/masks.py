@@ -1,4 +1,4 @@
-"""Masks of detections: pasted into the image as mmdet does it, and written as COCO's compressed run lengths."""
+"""Masks of detections: pasted into the image as mmdet does it, and written as COCO's run lengths."""
 
 from dataclasses import dataclass
 
@@ -81,9 +81,9 @@ def _span(start: np.float32, stop: np.float32, size: int) -> tuple[int, int]:
 
 
 def _weights(first: int, last: int, start: np.float32, stop: np.float32, cells: int) -> np.ndarray:
-    """Weights of a box's cells in each pixel from ``first`` to ``last``, zero outside: (pixels, cells) float32.
+    """Weights of a box's cells in each pixel from ``first`` to ``last``: (pixels, cells) float32.
 
-    Computed in float32 in the order of ``F.grid_sample``, which decides ties at the threshold.
+    They are zero outside the box. Computed in float32 in the order of ``F.grid_sample``: it decides ties.
     """
     with np.errstate(divide="ignore", invalid="ignore"):  # a box without width: mmdet takes its centre
         place = (np.arange(first, last, dtype=np.float32) + np.float32(0.5) - start) / (stop - start)

@@ -11,6 +11,8 @@ KEY = "convnext_dense"
 """Key of the JSON text in the ``metadata_props`` of an ONNX file."""
 FORMAT = 1
 
+HW = tuple[int, int]
+"""(height, width) in pixels."""
 Kind = Literal["detector", "segmentor"]
 Precision = Literal["fp32", "fp16", "int8"]
 Output = Literal["logits", "labels"]
@@ -40,7 +42,7 @@ class Metadata:
         keep_ratio: see ``scale``.
         size_divisor: the network pads inputs to a multiple of it.
         fixed_hw: (height, width) of the only input that the network takes; ``None`` for any. Pictures are
-            then resized to fit inside, whatever ``scale`` is, and padded.
+            then resized to fit inside, whatever ``scale`` is, and padded. Windows are only padded.
         precision: of the weights and the arithmetic.
         score_thr: a detector has no detections below it.
         iou_threshold: detections of a class that overlap more than this are one object.
@@ -66,7 +68,7 @@ class Metadata:
     scale: tuple[int, int] | None
     keep_ratio: bool
     size_divisor: int
-    fixed_hw: tuple[int, int] | None = None
+    fixed_hw: HW | None = None
     precision: Precision = "fp32"
     score_thr: float = 0.05
     iou_threshold: float = 0.5
@@ -75,8 +77,8 @@ class Metadata:
     mask_threshold: float = 0.5
     output: Output = "logits"
     mode: Mode = "whole"
-    crop_hw: tuple[int, int] | None = None
-    stride_hw: tuple[int, int] | None = None
+    crop_hw: HW | None = None
+    stride_hw: HW | None = None
     align_corners: bool = False
     binary_threshold: float | None = None
 
@@ -94,6 +96,15 @@ class Metadata:
                 raise UserError("metadata mode='slide' needs crop_hw and stride_hw")
             if self.output == "labels":
                 raise UserError("metadata mode='slide' needs output='logits': labels have no average")
+            if self.fixed_hw and (self.crop_hw[0] > self.fixed_hw[0] or self.crop_hw[1] > self.fixed_hw[1]):
+                raise UserError(f"metadata crop_hw={self.crop_hw} is larger than fixed_hw={self.fixed_hw}")
+
+    @property
+    def windows(self) -> tuple[HW, HW] | None:
+        """Size and stride of a segmentor's windows; ``None`` for a network that sees whole pictures."""
+        if self.kind == "segmentor" and self.mode == "slide" and self.crop_hw and self.stride_hw:
+            return self.crop_hw, self.stride_hw
+        return None
 
     def to_json(self) -> str:
         """The text for :data:`KEY`."""

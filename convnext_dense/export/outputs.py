@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from convnext_dense.data.image_headers import IMAGE_SUFFIXES
 from convnext_dense.errors import UserError
 from convnext_dense.support.files import output_names, write_json
@@ -127,3 +129,34 @@ def add_names(earlier: Mapping[str, str], images: Sequence[Path]) -> dict[str, s
         names[path] = free
         taken.update(free + ending for ending in _ENDINGS)
     return names
+
+
+# ---- entries of the JSON file
+
+
+def detection_entry(
+    box: Sequence[float], score: float, label: int, classes: Sequence[str], rle: dict | None = None
+) -> dict:
+    """A detection in COCO's result format.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels; COCO's form is x, y, width, height.
+        score: its score.
+        label: class number, from 0.
+        classes: names, by class number.
+        rle: its mask in run lengths, if it has one.
+    """
+    x1, y1, x2, y2 = (float(value) for value in box)
+    entry = {
+        "category_id": label,
+        "category_name": classes[label] if label < len(classes) else str(label),
+        "score": round(score, 4),
+        "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+    }
+    return entry if rle is None else {**entry, "segmentation": rle}
+
+
+def class_shares(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Share of the pixels (H, W) that each class has, of the classes that are found."""
+    shares = np.bincount(labels.reshape(-1), minlength=len(classes)) / labels.size
+    return {name: round(float(share), 4) for name, share in zip(classes, shares, strict=False) if share}

@@ -18,7 +18,7 @@ from torch import nn
 
 from convnext_dense.data.image_headers import IMAGE_SUFFIXES, PictureError
 from convnext_dense.data.image_io import save_label_map
-from convnext_dense.export.outputs import label_map_path, write_all
+from convnext_dense.export.outputs import class_shares, detection_entry, label_map_path, write_all
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.levels import check_levels
 from convnext_dense.mm.config.sections import check_needed
@@ -110,25 +110,23 @@ class Predictor:
         classes from 0; masks are run-length encoded.
         """
         if "pred_sem_seg" in sample:
-            labels = sample.pred_sem_seg.data[0].cpu().numpy()
-            counts = np.bincount(labels.reshape(-1), minlength=len(self.classes)) / labels.size
-            return {name: round(share, 4) for name, share in zip(self.classes, counts, strict=False) if share}
+            return class_shares(sample.pred_sem_seg.data[0].cpu().numpy(), self.classes)
         found = sample.pred_instances.cpu().numpy()
-        return [self._detection(found, i) for i in range(len(found)) if found.scores[i] >= score_thr]
+        return [
+            detection_entry(
+                found.bboxes[i], float(found.scores[i]), int(found.labels[i]), self.classes, _rle(found, i)
+            )
+            for i in range(len(found))
+            if found.scores[i] >= score_thr
+        ]
 
-    def _detection(self, found: BaseDataElement, i: int) -> dict:
-        x1, y1, x2, y2 = (float(v) for v in found.bboxes[i])
-        label = int(found.labels[i])
-        entry = {
-            "category_id": label,
-            "category_name": self.classes[label] if label < len(self.classes) else str(label),
-            "score": round(float(found.scores[i]), 4),
-            "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
-        }
-        if "masks" in found:
-            encoded = coco_mask.encode(np.asfortranarray(found.masks[i].astype(np.uint8)))
-            entry["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
-        return entry
+
+def _rle(found: BaseDataElement, i: int) -> dict | None:
+    """Run lengths of a detection's mask; ``None`` if it has none."""
+    if "masks" not in found:
+        return None
+    encoded = coco_mask.encode(np.asfortranarray(found.masks[i].astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
 
 
 def predict_images(
