@@ -1,5 +1,6 @@
 """The proof that a file computes what PyTorch computes: several images of several sizes, run by both."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def valid_sizes(count: int, metadata: Metadata) -> np.ndarray | None:
 
 
 def example_inputs(metadata: Metadata) -> list[np.ndarray]:
-    """Batches to compare on: the recipe's size, upright, odd and small, two images, and one of a single colour."""
+    """Batches to compare on: the recipe's size, upright, odd sides, two images, and one of a single colour."""
     if metadata.fixed_hw:
         h, w = metadata.fixed_hw
         sizes = [(1, h, w), (2, h, w)]
@@ -69,7 +70,7 @@ def example_inputs(metadata: Metadata) -> list[np.ndarray]:
         h, w = short, min(long, short * 4 // 3)
         sizes = [(1, h, w), (1, w, h), (2, h // 2 + 5, w // 2 - 7)]
     scenes = [np.stack([picture((h, w), seed) for seed in range(n)]) for n, h, w in sizes]
-    n, h, w = sizes[-1]
+    _, h, w = sizes[-1]
     return [*scenes, np.full((1, 3, h, w), 114, np.uint8)]
 
 
@@ -77,7 +78,9 @@ def picture(hw: tuple[int, int], seed: int) -> np.ndarray:
     """Shapes beside each other: (3, H, W) uint8."""
     rows, columns = -(-hw[0] // SCENE), -(-hw[1] // SCENE)
     scenes = [draw_scene(SCENE, seed, "val", index).image for index in range(min(rows * columns, 6))]
-    grid = [[scenes[(row * columns + column) % len(scenes)] for column in range(columns)] for row in range(rows)]
+    grid = [
+        [scenes[(row * columns + column) % len(scenes)] for column in range(columns)] for row in range(rows)
+    ]
     whole = np.concatenate([np.concatenate(row, 1) for row in grid], 0)[: hw[0], : hw[1]]
     return np.ascontiguousarray(whole.transpose(2, 0, 1))
 
@@ -120,13 +123,16 @@ def judge_detections(
         a, b = (_of_image(side, image) for side in (expected, found))
         pairs = matched(a, b)
         total += len(a["scores"])
-        lost += _unmatched(a, [i for i, _ in pairs], metadata) + _unmatched(b, [j for _, j in pairs], metadata)
+        lost += _unmatched(a, [i for i, _ in pairs], metadata) + _unmatched(
+            b, [j for _, j in pairs], metadata
+        )
         for i, j in pairs:
             pixels = max(pixels, float(np.abs(a["boxes"][i] - b["boxes"][j]).max()))
             scores = max(scores, float(abs(a["scores"][i] - b["scores"][j])))
             if "masks" in a:
                 masks = max(masks, float(np.abs(a["masks"][i] - b["masks"][j]).max()))
-    text = f"{total} detections, {lost} without a partner, boxes differ by {pixels:.1e} px, scores by {scores:.1e}"
+    text = f"{total} detections, {lost} without a partner, "
+    text += f"boxes differ by {pixels:.1e} pixels, scores by {scores:.1e}"
     if "masks" in expected:
         text += f", masks by {masks:.1e}"
     return text, lost == 0 and pixels <= PIXELS and max(scores, masks) <= SCORES

@@ -61,7 +61,7 @@ class DenseHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], hw: Tensor) -> Boxes:
         """Levels (N, C, H_i, W_i) and image sizes (N, 2) -> the boxes that stay."""
-        outputs = self.head(tuple(levels))
+        outputs = [[level.float() for level in part] for part in self.head(tuple(levels))]
         scores, deltas, factors = (*outputs, None)[:3]
         priors = self.head.prior_generator.grid_priors(
             [score.shape[-2:] for score in scores], dtype=scores[0].dtype, device=scores[0].device
@@ -128,7 +128,7 @@ class RoIHead(nn.Module):
                 boxes = self._refined(self.stages[index - 1], boxes, logits, deltas, hw)
             side = self.extractors[index].roi_layers[0].output_size[0]
             pooled = fixed.pool(self.extractors[index], levels, boxes, side)
-            logits, deltas = (part.view(n, count, -1) for part in stage(pooled))
+            logits, deltas = (part.float().view(n, count, -1) for part in stage(pooled))
             totals = totals + logits
         scores = (totals / float(len(self.stages))).softmax(-1)[..., :-1]
         return self._detections(self.stages[-1], boxes, scores, deltas, there, hw)
@@ -163,7 +163,7 @@ class RoIHead(nn.Module):
         total = None
         for stage, extractor in zip(self.mask_stages, as_list(self.head.mask_roi_extractor), strict=True):
             side = extractor.roi_layers[0].output_size[0]
-            maps = stage(fixed.pool(extractor, levels, found.boxes, side)).sigmoid()
+            maps = stage(fixed.pool(extractor, levels, found.boxes, side)).float().sigmoid()
             if maps.shape[1] > 1:
                 label = found.labels.flatten()[:, None, None, None].expand(-1, 1, *maps.shape[2:])
                 maps = maps.gather(1, label)
@@ -173,6 +173,8 @@ class RoIHead(nn.Module):
 
 class Detector(nn.Module):
     """A whole detector from RGB pixels to detections.
+
+    Where the model is in half precision, boxes, scores and NMS are in float32 all the same.
 
     Args:
         model: mmdet's ``SingleStageDetector`` or ``TwoStageDetector``.
@@ -210,7 +212,7 @@ class Detector(nn.Module):
         if sizes is None:
             sizes = torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in images.shape[2:]])
             sizes = sizes.to(images.device).expand(images.shape[0], 2)
-        levels = self.model.extract_feat(x)
+        levels = self.model.extract_feat(x.to(next(self.model.parameters()).dtype))
         found = self.dense(levels, sizes)
         if self.roi_head is not None:
             found = self.roi_head(levels, found, sizes)

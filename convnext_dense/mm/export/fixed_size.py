@@ -16,7 +16,7 @@ SMALLEST_SCORE = -0.5  # above NOTHING, and below all probabilities
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest scores of each row, filled up with ``NOTHING``, and their places: (N, n) -> twice (N, count).
+    """The highest scores of each row of (N, n), filled up with ``NOTHING``, and their places: (N, count) each.
 
     The place of a filler is the last of its row.
     """
@@ -38,7 +38,7 @@ def clipped(boxes: Tensor, hw: Tensor) -> Tensor:
 
 
 def without_small(scores: Tensor, boxes: Tensor, smallest: float) -> Tensor:
-    """Scores (N, n), ``NOTHING`` where a side of the box is not above ``smallest``, unless that is below 0."""
+    """Scores (N, n), ``NOTHING`` where a box has a side not above ``smallest``, unless that is below 0."""
     if smallest < 0:
         return scores
     sides = boxes[..., 2:] - boxes[..., :2]
@@ -63,26 +63,26 @@ def suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: flo
     return torch.where(kept_by_nms(apart, scores, iou_threshold, SMALLEST_SCORE), scores, NOTHING)
 
 
-def pool(
-    extractor: nn.Module, levels: Sequence[Tensor], boxes: Tensor, side: int, level_of: Tensor | None = None
-) -> Tensor:
+def pool(extractor: nn.Module, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
     """What mmdet's ``SingleRoIExtractor`` does: boxes (N, n, 4) -> (N * n, C, side, side).
 
-    Each level pools all boxes, those of other levels as a box without area, which costs nothing.
+    Each level pools all boxes, those of other levels as a box without area, which costs nothing. Boxes and
+    pooling are in float32; the result has the dtype of the levels.
     """
     n, count = boxes.shape[:2]
     flat = boxes.reshape(-1, 4)
     images = torch.arange(n, device=boxes.device)[:, None].expand(-1, count).reshape(-1)
-    used = levels[: extractor.num_inputs]
+    dtype = levels[0].dtype
+    used = [level.float() for level in levels[: extractor.num_inputs]]
     rois = torch.cat([images[:, None].to(flat.dtype), flat], 1)
     level_of = extractor.map_roi_levels(rois, len(used)) if len(used) > 1 else None
     total = None
     for index, (layer, level) in enumerate(zip(extractor.roi_layers, used, strict=True)):
         scale, ratio = float(layer.spatial_scale), int(layer.sampling_ratio)
         if level_of is None:
-            return pooled(level, flat, images, side, scale, ratio)
+            return pooled(level, flat, images, side, scale, ratio).to(dtype)
         here = level_of == index
         part = pooled(level, torch.where(here[:, None], flat, 0), images, side, scale, ratio)
         part = torch.where(here[:, None, None, None], part, 0)
         total = part if total is None else total + part
-    return total
+    return total.to(dtype)

@@ -59,9 +59,7 @@ def _(
     return features.new_empty(boxes.shape[0], features.shape[1], side, side)
 
 
-def _kept_by_nms_in_onnx(
-    boxes: FLOAT, scores: FLOAT, iou_threshold: float, score_threshold: float
-) -> FLOAT:
+def _kept_by_nms_in_onnx(boxes: FLOAT, scores: FLOAT, iou_threshold: float, score_threshold: float) -> FLOAT:
     """``NonMaxSuppression`` lists what stays; the list is written into a mask of fixed size."""
     chosen = op.NonMaxSuppression(
         boxes,

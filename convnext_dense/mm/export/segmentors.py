@@ -31,9 +31,9 @@ class Segmentor(nn.Module):
             images: pixels.
             sizes: (N, 2) height and width of each image, where ``images`` is filled up to one size.
         """
-        x = self.prepare(images, sizes)
+        x = self.prepare(images, sizes).to(next(self.model.parameters()).dtype)
         hw = tuple(x.shape[2:])
-        logits = self.model.encode_decode(x, [dict(img_shape=hw, pad_shape=hw)])
+        logits = self.model.encode_decode(x, [dict(img_shape=hw, pad_shape=hw)]).float()
         logits = logits[:, :, : images.shape[2], : images.shape[3]]
         if not self.labels:
             return (logits,)

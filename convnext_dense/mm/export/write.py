@@ -1,5 +1,6 @@
 """Write a network as one ONNX file, whole or not at all."""
 
+import ast
 import contextlib
 import io
 import logging
@@ -16,6 +17,7 @@ from convnext_dense.mm.export.operators import OPSET, translations
 from convnext_dense.support.files import replacing
 
 EXAMPLE_HW = (800, 1216)  # of the traced input where sizes are dynamic; the decision what to resize fits it
+SCOPES = "pkg.torch.onnx.name_scopes"  # key of a node's note: the path of modules, as a Python list
 LARGEST_FILE = 2**31 - 1  # bytes of a protobuf message
 
 
@@ -85,12 +87,25 @@ def describe(proto: onnx.ModelProto, model: Exportable) -> None:
     proto.producer_name, proto.producer_version = "convnext_dense", model.metadata.package
 
 
+def values_by_module(proto: onnx.ModelProto) -> dict[str, list[str]]:
+    """Module -> what its own nodes compute, without those of the modules inside it."""
+    found: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        notes = {prop.key: prop.value for prop in node.metadata_props}
+        path = ast.literal_eval(notes.get(SCOPES, "[]"))[:-1]  # the last is the operation
+        for module in path[-1:]:
+            found.setdefault(module, []).extend(node.output[:1])
+    return found
+
+
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a model atomically.
+    """Write a model atomically, without the exporter's notes, which have lines and paths of the source code.
 
     Raises:
         UserError: it is too large for one file, or the path cannot be written to.
     """
+    for node in proto.graph.node:
+        del node.metadata_props[:]
     size = proto.ByteSize()
     if size > LARGEST_FILE:
         raise UserError(f"the model has {size / 2**30:.1f} GiB, and an ONNX file at most 2; try --half")
