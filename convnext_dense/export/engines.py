@@ -89,7 +89,8 @@ def _installed(name: str) -> bool:
 
 
 def _library(name: str) -> ModuleType:
-    return optional(name, "a model in ONNX", f'{name}, or the extra "convnext_dense[runtime]"')
+    extra = ', or "convnext_dense[runtime]"' if name == "onnxruntime" else ""
+    return optional(name, "a model in ONNX", f"{name}{extra}")
 
 
 class OnnxRuntime:
