@@ -48,6 +48,7 @@ setup(
         "onedl": ONEDL,
         "hub": ["huggingface_hub", "timm"],  # checkpoints named hf:REPO and timm:NAME
         "eval": ["faster-coco-eval>=1.6"],  # COCO's figures sooner
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.17"],  # tools/export.py
         # exported models: all that convnext_dense.export imports; docs/runtime.md has the way without torch
         "runtime": ["numpy>=1.22", "Pillow>=10.1", "onnxruntime>=1.17"],
         "dev": ["pytest", "ruff", "mypy", "codespell", "pre-commit"],

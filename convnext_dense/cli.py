@@ -19,6 +19,7 @@ COMMANDS = {  # subcommand -> module of convnext_dense.commands, and its purpose
     "plot": ("plot", "curves, charts and pictures of runs and results"),
     "swap": ("swap", "replace the backbone of any mmdet or mmseg config by a ConvNeXt"),
     "convert": ("convert", "write a checkpoint in the names of another code base"),
+    "export": ("export", "write a trained model as one ONNX file, compared with PyTorch"),
     "explain-lr": ("explain_lr", "show parameter groups and learning rates of a recipe"),
     "doctor": ("doctor", "report versions, devices and operators, with a remedy for what is missing"),
     "ops": ("ops", "compile mmcv's operators for this environment"),

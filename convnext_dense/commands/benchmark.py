@@ -10,6 +10,7 @@ speed       time and memory of inference and of a training step, compared with o
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from convnext_dense.bench.complexity import format_table
@@ -21,8 +22,16 @@ from convnext_dense.mm.bench.report import write_report
 from convnext_dense.mm.bench.reproduce import add_reproduce
 from convnext_dense.mm.bench.rows import LeftOut, checkpoint_folders, jobs_on_disk, single_job
 from convnext_dense.mm.bench.speed_command import add_speed
-from convnext_dense.mm.engine.options import Options, add_options, add_traceback, read_options
+from convnext_dense.mm.engine.options import (
+    ENGINE_NAMES,
+    Options,
+    add_engine,
+    add_options,
+    add_traceback,
+    read_options,
+)
 from convnext_dense.mm.errors import explain, one_line_errors
+from convnext_dense.mm.models.onnx_model import is_exported, recipe_of
 from convnext_dense.results.records import format_comparison
 
 
@@ -67,9 +76,16 @@ def complexity(args: argparse.Namespace) -> None:
 
 def add_accuracy(subcommands: argparse._SubParsersAction) -> None:
     parser = subcommands.add_parser("accuracy", help="AP or mIoU beside the paper's")
-    parser.add_argument("row", nargs="?", metavar="ROW|CONFIG", help="row, recipe or config file")
     parser.add_argument(
-        "--checkpoint", metavar="FILE|URL", help="weights (default: trained here, else the released ones)"
+        "row",
+        nargs="?",
+        metavar="ROW|CONFIG|MODEL.onnx",
+        help="row, recipe or config file; or an exported file, which names its recipe",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE|URL",
+        help="weights, or MODEL.onnx (default: trained here, else the released ones)",
     )
     parser.add_argument(
         "--all",
@@ -96,6 +112,7 @@ def add_accuracy(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records (default: results)"
     )
+    add_engine(parser)
     add_options(parser, Options, leave_out=("log", "compile"))
     parser.set_defaults(run=accuracy)
 
@@ -105,7 +122,10 @@ def accuracy(args: argparse.Namespace) -> None:
         raise UserError("give a row or a config, or --all")
     options = read_options(args, Options)
     if not args.all:
-        measure(single_job(args.row, args.checkpoint, options, args.evaluator, args.tta), args)
+        if is_exported(args.row) and not args.checkpoint:
+            args.row, args.checkpoint = recipe_of(args.row), args.row
+        job = single_job(args.row, args.checkpoint, options, args.evaluator, args.tta)
+        measure(replace(job, engine=ENGINE_NAMES[args.engine]), args)
         return
     folders = [*(args.checkpoints or []), *checkpoint_folders()]
     failed = 0

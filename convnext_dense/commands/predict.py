@@ -11,7 +11,7 @@ from convnext_dense.checkpoints.classify import best_guesses, class_names, load_
 from convnext_dense.export.outputs import find_images
 from convnext_dense.mm.apis.predict import Predictor, image_suffixes, predict_images
 from convnext_dense.mm.config.load import load_config
-from convnext_dense.mm.engine.options import Entries, add_inference, add_traceback
+from convnext_dense.mm.engine.options import ENGINE_NAMES, Entries, add_inference, add_traceback
 from convnext_dense.mm.engine.runner import select_device
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.support.files import free_path
@@ -22,7 +22,7 @@ def predict(args: argparse.Namespace) -> None:
     select_device(args.device)
     cfg = load_config(args.config, args.cfg_options)
     images = find_images(args.images, image_suffixes(cfg))
-    predictor = Predictor(cfg, args.checkpoint, args.fuse, args.dtype)
+    predictor = Predictor(cfg, args.checkpoint, args.fuse, args.dtype, ENGINE_NAMES[args.engine])
     out = Path(args.out) if args.out else free_path(Path("predictions"))
     bar = tqdm(predict_images(predictor, images, out, args.score_thr), total=len(images))
     left_out = [(image, reason) for image, reason in bar if reason]
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = classify
     else:
         parser.add_argument("config", help="path of a config, or a recipe's name")
-        parser.add_argument("checkpoint", help="file that training wrote")
+        parser.add_argument("checkpoint", help="file that training wrote, or MODEL.onnx")
         parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
         parser.add_argument("--out", metavar="DIR", help="default: predictions, or predictions_2, ...")
         parser.add_argument("--score-thr", type=float, default=0.3, help="detections kept (default: 0.3)")

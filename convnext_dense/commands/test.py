@@ -9,7 +9,14 @@ from pathlib import Path
 
 from convnext_dense.mm.apis.test import Job, Outcome, local_checkpoint, run_test
 from convnext_dense.mm.engine.launch import leaving_together
-from convnext_dense.mm.engine.options import Options, add_inference, add_options, add_traceback, read_options
+from convnext_dense.mm.engine.options import (
+    ENGINE_NAMES,
+    Options,
+    add_inference,
+    add_options,
+    add_traceback,
+    read_options,
+)
 from convnext_dense.mm.errors import one_line_errors
 from convnext_dense.results.records import format_comparison
 from convnext_dense.support.files import write_json
@@ -26,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="path of a config, or a recipe's name such as cascade/convnext_b_3x")
     add_options(parser, Options, leave_out=("log",))
-    parser.add_argument("checkpoint", help="file that training wrote")
+    parser.add_argument("checkpoint", help="file that training wrote, or MODEL.onnx")
     parser.add_argument("--out", metavar="FILE", help="metrics as JSON")
     parser.add_argument(
         "--show-dir", type=Path, metavar="DIR", help="pictures: ground truth left, prediction right"
@@ -52,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             window_batch=args.window_batch,
             fused=args.fuse,
             dtype=args.dtype,
+            engine=ENGINE_NAMES[args.engine],
             pictures=args.show_dir,
             score_thr=args.score_thr,
         )

@@ -11,13 +11,14 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 from torch import nn
 
 from convnext_dense.data.image_headers import IMAGE_SUFFIXES, PictureError
 from convnext_dense.data.image_io import save_label_map
+from convnext_dense.export.engines import EngineName
 from convnext_dense.export.outputs import class_shares, detection_entry, label_map_path, write_all
 from convnext_dense.mm.config.edit import set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.levels import check_levels
@@ -31,9 +32,10 @@ from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.errors import explain
 from convnext_dense.mm.models.autocast import predict_in
 from convnext_dense.mm.models.folded_norms import fold_model
+from convnext_dense.mm.models.onnx_model import OnnxModel, check_exported, is_exported
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
-from convnext_dense.mm.type_names import class_of, type_name
+from convnext_dense.mm.type_names import type_name
 
 
 def image_suffixes(cfg: Config) -> tuple[str, ...]:
@@ -47,9 +49,10 @@ class Predictor:
 
     Args:
         cfg: config of the model.
-        checkpoint: file that training wrote; it must fit exactly.
+        checkpoint: file that training wrote, which must fit exactly, or an exported file.
         fused: fold weights for speed; the outputs are the same.
         dtype: of the products.
+        engine: what runs an exported file.
 
     Attributes:
         classes: class names, from the checkpoint if it has them, else from the config's dataset.
@@ -58,20 +61,24 @@ class Predictor:
         CheckpointError: a checkpoint that cannot be read or does not fit.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, fused: bool = True, dtype: str = "fp32") -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str,
+        fused: bool = True,
+        dtype: str = "fp32",
+        engine: EngineName = "auto",
+    ) -> None:
         check_needed(cfg, "predict")
         check_levels(cfg)
         init_default_scope(cfg.get("default_scope") or "mmengine")
-        set_pretrained(cfg, "none")
-        set_plain_batch_norm(cfg, 1, get_device())
-        self.model: nn.Module = MODELS.build(cfg.model)
-        meta = load_model(self.model, checkpoint).get("dataset_meta") or dataset_meta(cfg)
-        self.model.to(get_device()).eval()
-        if fused:
-            fold_model(self.model)
-        pad_small_inputs(self.model)
-        bound_predictions(self.model)
-        predict_in(self.model, dtype, get_device())
+        self.model: nn.Module
+        if is_exported(checkpoint):
+            check_exported(dtype)
+            self.model = OnnxModel(checkpoint, engine)
+            meta = self.model.dataset_meta
+        else:
+            self.model, meta = _trained(cfg, checkpoint, fused, dtype)
         self.classes: tuple[str, ...] = tuple(meta.get("classes") or ())
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
         self.visualizer.dataset_meta = with_colours(meta)
@@ -157,3 +164,18 @@ def _predict_one(
         labels = sample.pred_sem_seg.data[0].cpu().numpy()
         save_label_map(label_map_path(out_file), labels, len(predictor.classes))
     return predictor.as_json(sample, score_thr)
+
+
+def _trained(cfg: Config, checkpoint: str, fused: bool, dtype: str) -> tuple[nn.Module, dict]:
+    """The model with the weights of a checkpoint, ready to predict, and its class names and colours."""
+    set_pretrained(cfg, "none")
+    set_plain_batch_norm(cfg, 1, get_device())
+    model: nn.Module = MODELS.build(cfg.model)
+    meta = load_model(model, checkpoint).get("dataset_meta") or dataset_meta(cfg)
+    model.to(get_device()).eval()
+    if fused:
+        fold_model(model)
+    pad_small_inputs(model)
+    bound_predictions(model)
+    predict_in(model, dtype, get_device())
+    return model, meta

@@ -15,11 +15,13 @@ from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
+from torch import nn
 
 from convnext_dense.checkpoints.fetch import fetch
 from convnext_dense.errors import UserError
 from convnext_dense.evaluation.coco_ap import Evaluator, load_evaluator
 from convnext_dense.evaluation.folder import NAME, Evaluation
+from convnext_dense.export.engines import EngineName
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.datasets.truth import check_truth
 from convnext_dense.mm.engine.hooks import PicturesHook
@@ -35,6 +37,7 @@ from convnext_dense.mm.evaluation.judge import (
 )
 from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.complexity import config_complexity
+from convnext_dense.mm.models.onnx_model import OnnxModel
 from convnext_dense.results.records import append_record, find_record
 from convnext_dense.support.system import device_name, versions
 from convnext_dense.toolboxes import toolbox_versions
@@ -48,7 +51,7 @@ class Job:
 
     Attributes:
         source: recipe name or config file.
-        checkpoint: file that holds the weights.
+        checkpoint: file that holds the weights, or an exported file.
         options: options of the command line; ``work_dir`` gets logs and predictions.
         tta: several scales and flip instead of one scale.
         evaluator: library for COCO's figures.
@@ -56,6 +59,7 @@ class Job:
         window_batch: windows of a segmentor's image at once; ``None`` chooses by the free memory.
         fused: fold weights for speed; the outputs are the same.
         dtype: of the products; figures in half precision are measurements of their own.
+        engine: what runs an exported file.
         pictures: folder for pictures, ground truth beside the prediction.
         score_thr: detections below this score are not drawn.
     """
@@ -69,6 +73,7 @@ class Job:
     window_batch: int | None = None
     fused: bool = True
     dtype: str = "fp32"
+    engine: EngineName = "auto"
     pictures: Path | None = None
     score_thr: float = 0.3
 
@@ -200,8 +205,7 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": device_name(get_device()),
         "threads": torch.get_num_threads(),
-        "dtype": job.dtype,
-        "ops": current_ops(get_device()),
+        **_computed_by(runner.model, job.dtype),
         "versions": versions(PACKAGES) | toolbox_versions(),
         "complexity": _complexity(cfg),
     }
@@ -211,6 +215,13 @@ def run_protocol(job: Job, results: Path | None = None) -> Evaluation | None:
     if results:
         append_record(results / "accuracy.jsonl", evaluation.record)
     return evaluation
+
+
+def _computed_by(model: nn.Module, dtype: str) -> dict[str, str]:
+    """Entries of a record: precision of the products, and who provides the operators."""
+    if isinstance(model, OnnxModel):
+        return dict(dtype=model.predictor.metadata.precision, ops=model.predictor.engine.name)
+    return dict(dtype=dtype, ops=current_ops(get_device()))
 
 
 def _check_writable(folder: Path) -> None:
@@ -232,7 +243,14 @@ def _check_writable(folder: Path) -> None:
 def _runner(job: Job, options: Options) -> Runner:
     """A runner ready for the test of ``job``, with other options of the command line."""
     runner = testing_runner(
-        job.source, str(job.checkpoint), options, job.tta, job.window_batch, job.fused, job.dtype
+        job.source,
+        str(job.checkpoint),
+        options,
+        job.tta,
+        job.window_batch,
+        job.fused,
+        job.dtype,
+        job.engine,
     )
     if job.pictures:
         runner.register_hook(PicturesHook(str(job.pictures), job.score_thr))

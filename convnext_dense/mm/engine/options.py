@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 from mmengine.config import DictAction
 
 from convnext_dense.bench.timing import DTYPES
+from convnext_dense.export.engines import EngineName
 from convnext_dense.mm.config.edit import LOGS
 from convnext_dense.mm.engine.launch import Launcher
 
@@ -49,8 +50,28 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``: what runs an exported file."""
+    parser.add_argument(
+        "--engine",
+        choices=tuple(ENGINE_NAMES),
+        default="auto",
+        help="what runs MODEL.onnx in place of a checkpoint (default: ONNX Runtime if it is installed)",
+    )
+
+
+ENGINE_NAMES: dict[str, EngineName] = {
+    "auto": "auto",
+    "onnx": "onnxruntime",  # what users call it
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+}
+"""Value of ``--engine`` -> name in the runtime."""
+
+
 def add_inference(parser: argparse.ArgumentParser) -> None:
-    """Add ``--no-fuse`` and ``--dtype``: how a trained model computes."""
+    """Add ``--no-fuse``, ``--dtype`` and ``--engine``: how a trained model computes."""
+    add_engine(parser)
     parser.add_argument(
         "--no-fuse",
         dest="fuse",

@@ -1,6 +1,7 @@
 """From a config and a few options to a running mmengine ``Runner``."""
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from convnext_dense.errors import UserError
+from convnext_dense.export.engines import EngineName
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.evaluators import check_evaluators
 from convnext_dense.mm.config.levels import check_levels
@@ -42,6 +44,7 @@ from convnext_dense.mm.mmcv_ext import ops_line
 from convnext_dense.mm.models.autocast import predict_in
 from convnext_dense.mm.models.batch_norm import allow_one_value
 from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
+from convnext_dense.mm.models.onnx_model import OnnxModel, check_exported, is_exported
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.models.compile import compile_in_place
@@ -231,17 +234,19 @@ def testing_runner(
     window_batch: int | None = None,
     fused: bool = True,
     dtype: str = "fp32",
+    engine: EngineName = "auto",
 ) -> Runner:
     """A runner ready for ``test()`` with ``checkpoint`` loaded exactly.
 
     Args:
         source: config path or recipe name.
-        checkpoint: file that training wrote.
+        checkpoint: file that training wrote, or an exported file.
         options: shared options.
         tta: merge predictions over scales and flips.
         window_batch: windows of a segmentor's image at once; ``None`` chooses by the free memory.
         fused: fold weights for speed; the outputs are the same.
         dtype: of the products.
+        engine: what runs an exported file.
 
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
@@ -257,6 +262,8 @@ def testing_runner(
     cfg.load_from, cfg.resume = checkpoint, False
     notes.append(set_tta(cfg) if tta else None)
     cfg.runner_type = "TestingRunner"
+    if is_exported(checkpoint):
+        return _exported_runner(cfg, checkpoint, engine, notes, tta, dtype)
     runner = RUNNERS.build(cfg)
     tolerate_bad_data(runner, strict=True)  # a bad file ends in one line; no note is needed
     notes.append(bound_predictions(runner.model, window_batch))
@@ -268,6 +275,27 @@ def testing_runner(
     first = f"testing {checkpoint} on {get_device()}, RoIAlign and NMS: {ops_line(get_device())}"
     notes.append(crowded_line() if get_device() == "cpu" else None)
     for line in [first, *filter(None, notes)]:
+        runner.logger.info(line)
+    return runner
+
+
+def _exported_runner(
+    cfg: Config, path: str, engine: EngineName, notes: Sequence[str | None], tta: bool, dtype: str
+) -> Runner:
+    """A runner ready for ``test()`` with an exported file in the place of the model.
+
+    Raises:
+        UserError: an option that does not go with an exported file.
+    """
+    check_exported(dtype)
+    if tta:
+        raise UserError("--tta: an exported file predicts at one scale; test the checkpoint")
+    model = OnnxModel(path, engine)
+    cfg.load_from = None
+    runner = RUNNERS.build(cfg)
+    runner.model = model
+    tolerate_bad_data(runner, strict=True)
+    for line in (f"testing {path} with {model.predictor.engine.name}", *filter(None, notes)):
         runner.logger.info(line)
     return runner
 

@@ -58,7 +58,7 @@ def valid_sizes(count: int, metadata: Metadata) -> np.ndarray | None:
 
 
 def example_inputs(metadata: Metadata) -> list[np.ndarray]:
-    """Batches to compare on: the recipe's size, upright, odd sides, two images, and one of a single colour."""
+    """Batches to compare on: the recipe's size, upright, odd sides, two images, one of a single colour."""
     if metadata.fixed_hw:
         h, w = metadata.fixed_hw
         sizes = [(1, h, w), (2, h, w)]
@@ -78,10 +78,9 @@ def picture(hw: tuple[int, int], seed: int) -> np.ndarray:
     """Shapes beside each other: (3, H, W) uint8."""
     rows, columns = -(-hw[0] // SCENE), -(-hw[1] // SCENE)
     scenes = [draw_scene(SCENE, seed, "val", index).image for index in range(min(rows * columns, 6))]
-    grid = [
-        [scenes[(row * columns + column) % len(scenes)] for column in range(columns)] for row in range(rows)
-    ]
-    whole = np.concatenate([np.concatenate(row, 1) for row in grid], 0)[: hw[0], : hw[1]]
+    tiles = itertools.islice(itertools.cycle(scenes), rows * columns)
+    grid = np.stack(list(tiles)).reshape(rows, columns, SCENE, SCENE, 3)
+    whole = grid.swapaxes(1, 2).reshape(rows * SCENE, columns * SCENE, 3)[: hw[0], : hw[1]]
     return np.ascontiguousarray(whole.transpose(2, 0, 1))
 
 

@@ -16,7 +16,7 @@ SMALLEST_SCORE = -0.5  # above NOTHING, and below all probabilities
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest scores of each row of (N, n), filled up with ``NOTHING``, and their places: (N, count) each.
+    """The highest scores of each row of (N, n), filled up with ``NOTHING``, and their places: (N, count).
 
     The place of a filler is the last of its row.
     """

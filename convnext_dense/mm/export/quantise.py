@@ -102,9 +102,7 @@ def to_int8(path: Path, target: Path, pictures: Iterable[Path]) -> None:
         raise UserError("int8 needs pictures to measure ranges on; give --calibration FOLDER")
     quantised = onnx.load(target)
     metadata = Metadata.from_json({prop.key: prop.value for prop in proto.metadata_props}[KEY])
-    onnx.helper.set_model_props(
-        quantised, {KEY: dataclasses.replace(metadata, precision="int8").to_json()}
-    )
+    onnx.helper.set_model_props(quantised, {KEY: dataclasses.replace(metadata, precision="int8").to_json()})
     target.write_bytes(quantised.SerializeToString())
 
 
