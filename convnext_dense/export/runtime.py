@@ -100,6 +100,8 @@ class Predictor:
         meta = self.metadata
         if meta.fixed_hw and not meta.windows:
             return resize(picture, fit_inside(wh, meta.fixed_hw[::-1]))
+        if meta.scale is None:
+            return picture
         return resize(picture, fit_wh(wh, meta.scale) if meta.keep_ratio else meta.scale)
 
     def _run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ def example_inputs(metadata: Metadata) -> list[np.ndarray]:
     else:
         long, short = max(metadata.scale or (160, 160)), min(metadata.scale or (160, 160))
         h, w = short, min(long, short * 4 // 3)
-        sizes = [(1, h, w), (1, w, h), (2, h // 2 + 5, w // 2 - 7)]
+        sizes = [(1, h, w), (1, w + 1, h), (2, h // 2 + 5, w // 2 - 7)]
     scenes = [np.stack([picture((h, w), seed) for seed in range(n)]) for n, h, w in sizes]
     _, h, w = sizes[-1]
     return [*scenes, np.full((1, 3, h, w), 114, np.uint8)]
