@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # no public hook see
 
 import convnext_dense.mm  # noqa: F401  (puts the ops in place before mmdet is imported)
 from convnext_dense.mm.config.edit import set_plain_batch_norm
+from convnext_dense.mm.mmcv_ext import current_ops
 from convnext_dense.mm.models.float32 import METHODS, WITHOUT_SUBCLASS
 from convnext_dense.mm.models.precision import full_precision, to_float32
 from convnext_dense.mm.models.registry import MODELS, SCOPE
@@ -240,6 +241,7 @@ def test_proposals_from_half_precision_outputs_are_float32(dtype):
     np.testing.assert_allclose(found.bboxes.numpy()[order[0]], expected[order[1], :4], atol=1e-3)
 
 
+@pytest.mark.skipif(current_ops() == "mmcv compiled", reason="mmcv's compiled NMS has no float16 on a CPU")
 def test_mmdets_own_proposals_are_rounded():
     outputs = raw_outputs(torch.float16)
     plain = proposals(rpn(mmdets("RPNHead")), outputs)
