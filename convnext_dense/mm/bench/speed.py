@@ -22,6 +22,7 @@ from convnext_dense.bench.timing import (
 from convnext_dense.checkpoints.other_libraries import LEVELS
 from convnext_dense.errors import CheckpointError, UserError
 from convnext_dense.layers.lean_block import MEMORY
+from convnext_dense.mm.bench.engines import ENGINES, engine_subject
 from convnext_dense.mm.bench.mmpretrain import mmpretrain_model
 from convnext_dense.mm.bench.models import (
     build_model,
@@ -57,8 +58,9 @@ class Level(NamedTuple):
 
 
 OURS = ("ConvNeXt", "IsotropicConvNeXt")
-PEERS = (*LEVELS, "mmpretrain", "stock", "rivals")
-"""The backbone in other libraries; whole models of mmdet's and mmseg's own classes; rivals in the paper."""
+PEERS = (*LEVELS, "mmpretrain", "stock", *ENGINES, "rivals")
+"""The backbone in other libraries; whole models of mmdet's and mmseg's own classes, and in the engines of
+exported files; rivals in the paper."""
 LEAN, PLAIN = Level("lean", False), Level("plain", False)
 
 
@@ -174,7 +176,7 @@ def model_subjects(
     levels: Sequence[Level],
     peers: Collection[str] = PEERS,
 ) -> Iterator[Subject | str]:
-    """A row's whole model, the one of mmdet's or mmseg's own classes, and rivals in the paper's table."""
+    """A row's whole model, that of mmdet's or mmseg's own classes, in other engines, and its rivals."""
     ours = own_backbone(config_of(name)) in OURS
     if ours and direction == "training":
         for level in levels:
@@ -184,6 +186,9 @@ def model_subjects(
         yield model_subject(name, direction, conditions, ours)
     if ours and "stock" in peers:
         yield model_subject(name, direction, conditions, False, PLAIN, stock=True)
+    for engine in ENGINES if ours and direction == "inference" else ():
+        if engine in peers:
+            yield engine_subject(name, engine, conditions)
     for rival in rival_rows(name) if "rivals" in peers else ():
         yield model_subject(rival, direction, conditions, False)
 

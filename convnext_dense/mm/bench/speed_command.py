@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PEERS,
         default=PEERS,
         help="what to compare with: our backbone in other libraries, whole models of mmdet's or mmseg's own "
-        "classes (stock), rivals of the paper's table; no name means none (default: all)",
+        "classes (stock) or exported (onnxruntime, openvino), rivals of the paper's table; no name means "
+        "none (default: all)",
     )
     add("--compile", action="store_true", help="compile everything with torch.compile")
     add(

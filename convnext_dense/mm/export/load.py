@@ -1,6 +1,7 @@
 """From a config and a checkpoint to a network that can be traced, and its metadata."""
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -66,30 +67,56 @@ def load(
     init_default_scope(cfg.get("default_scope") or "mmengine")
     set_pretrained(cfg, "none")
     set_plain_batch_norm(cfg, 1, "cpu")
-    scale, keep_ratio = resize_of(cfg)
+    resize_of(cfg)  # before the weights are read
     model: nn.Module = MODELS.build(cfg.model)
     if reason := why_not(model):
         raise UserError(f"{recipe} cannot be exported: {reason}")
     if labels and is_detector(model):
         raise UserError(f"{recipe} is a detector, whose outputs are boxes; leave out --labels")
     meta = load_model(model, checkpoint).get("dataset_meta") or dataset_meta(cfg)
+    return exportable(model, cfg, meta, recipe, fixed_hw, labels)
+
+
+def exportable(
+    model: nn.Module,
+    cfg: Config,
+    meta: Mapping,
+    recipe: str,
+    fixed_hw: HW | None = None,
+    labels: bool = False,
+) -> Exportable:
+    """A copy of a model, written for export.
+
+    Args:
+        model: a detector or segmentor that `kinds.why_not` has no reason against.
+        cfg: its config.
+        meta: class names and colours.
+        recipe: name for the metadata.
+        fixed_hw: the only size of input; ``None`` for any.
+        labels: a segmentor returns class numbers in place of logits.
+
+    Raises:
+        UserError: a test pipeline that the runtime cannot repeat.
+    """
+    scale, keep_ratio = resize_of(cfg)
     model = with_products(model).eval().requires_grad_(False)
     prepare = Prepare(model.data_preprocessor, divisor_of(model.data_preprocessor), smallest_side(model))
-    network = Detector(model, prepare) if is_detector(model) else Segmentor(model, prepare, labels)
+    detects = is_detector(model)
+    network = Detector(model, prepare) if detects else Segmentor(model, prepare, labels)
     classes = tuple(map(str, meta.get("classes") or ()))
     metadata = Metadata(
         package=__version__,
         torch=torch.__version__,
         opset=OPSET,
         recipe=recipe,
-        kind="detector" if is_detector(model) else "segmentor",
+        kind="detector" if detects else "segmentor",
         classes=classes,
         palette=colours_of(meta, len(classes)),
         scale=scale,
         keep_ratio=keep_ratio,
         size_divisor=prepare.divisor,
         fixed_hw=fixed_hw,
-        **(of_detector(network) if is_detector(model) else of_segmentor(model, labels)),
+        **(of_detector(network) if detects else of_segmentor(model, labels)),
     )
     return Exportable(network.eval(), network.outputs, metadata)
 
