@@ -1,4 +1,4 @@
-# make demo | learn | test | test-all | soak | setup | ops | peers | zoo | matrix | doctor | lint | bench | tables
+# make demo | learn | deploy | test | test-all | soak | setup | ops | peers | zoo | matrix | doctor | lint | bench | tables
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,12 +6,14 @@ PY := $(VENV)/bin/python
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PEERS := .venv-peers
+BARE := .venv-bare
 
-.PHONY: help setup demo learn test test-all soak lint format ops peers zoo matrix doctor bench tables
+.PHONY: help setup demo learn deploy test test-all soak lint format ops peers zoo matrix doctor bench tables
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
 	@echo "make learn    DATA=FOLDER: a detector overfits 50 real images of COCO, in less than an hour on two cores"
+	@echo "make deploy   export the models of make demo to ONNX, and predict without torch"
 	@echo "make test     the tests, without what only repeats a proof at full size"
 	@echo "make test-all all tests"
 	@echo "make soak     kill training at random, fill its disk, and compare the results"
@@ -52,6 +54,16 @@ learn: $(RUNTIME)
 	@test -d "$(DATA)/annotations" || { echo "make learn DATA=FOLDER in the layout of COCO; see docs/learning_run.md"; exit 1; }
 	OMP_NUM_THREADS=1 $(PY) -m torch.distributed.run --standalone --nproc_per_node=2 tools/train.py \
 	  configs/demo/mask_rcnn_coco_tiny.py --data-root "$(DATA)" --launcher pytorch
+
+# An environment without torch, for the runtime of exported models.
+$(BARE)/.installed: requirements/onnx_runtime.txt
+	$(PYTHON) -m venv $(BARE)
+	$(BARE)/bin/python -m pip install --disable-pip-version-check -q -r requirements/onnx_runtime.txt
+	@touch $@
+
+deploy: $(DEV) $(BARE)/.installed
+	@test -f work_dirs/demo/metrics.json || { echo "make demo comes first: its models are exported"; exit 1; }
+	$(PY) tools/dev/check_export.py --python $(BARE)/bin/python $(DEPLOY_ARGS)
 
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest
 test: $(DEV)

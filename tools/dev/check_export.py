@@ -1,0 +1,111 @@
+"""Export the models of the demo and compare the files with the checkpoints: `make deploy`, after `make demo`.
+
+    python tools/dev/check_export.py --python BARE    # a Python with numpy, Pillow and onnxruntime alone
+
+For each model and precision: AP or mIoU by ONNX Runtime beside PyTorch's. In full precision, the predictions
+of the runtime under BARE, to which this package is installed without its requirements, must be those of
+`tools/predict.py`, byte for byte.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from check_install import build, output, pip
+
+from convnext_dense.commands.demo import Task, tasks
+from convnext_dense.errors import InstallationError
+from convnext_dense.support.text_tables import aligned
+
+FLAGS = {"fp32": [], "fp16": ["--half"], "int8": ["--int8"]}
+LOSSES = {"fp32": 0.1, "fp16": 0.1, "int8": 1.0}  # points that a precision may lose
+FIGURES = {"detection": ("box AP", "mask AP"), "segmentation": ("mIoU",)}
+PICTURES = 12
+
+
+def command(*words: object) -> None:
+    """Run a subcommand of this clone.
+
+    Raises:
+        InstallationError: it failed; the message has the end of what it said.
+    """
+    line = [sys.executable, "-W", "ignore", "-m", "convnext_dense", *map(str, words)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise InstallationError(f"{' '.join(line)} failed:\n{done.stdout[-3000:]}")
+
+
+def measured(task: Task, file: Path, out: Path) -> dict:
+    """Record of the evaluation of an exported file."""
+    results = out / file.stem
+    shutil.rmtree(results, ignore_errors=True)
+    command(
+        *("benchmark", "accuracy", "--engine", "onnx", file, "--data-root", task.data, "--again"),
+        *("--work-dir", results, "--results", results),
+    )
+    return json.loads((results / "accuracy.jsonl").read_text().splitlines()[-1])
+
+
+def same_predictions(task: Task, file: Path, bare: Path, out: Path) -> bool:
+    """Whether the runtime under ``bare`` predicts what the checkpoint does."""
+    images = sorted(task.images.iterdir())[:PICTURES]
+    here, there = out / f"{task.name}_pytorch", out / f"{task.name}_runtime"
+    for folder in (here, there):
+        shutil.rmtree(folder, ignore_errors=True)
+    command("predict", task.config, task.checkpoint, *images, "--out", here)
+    output(bare, "-m", "convnext_dense.export.runtime", file.resolve(), *images, "--out", there.resolve())
+    return (here / "predictions.json").read_bytes() == (there / "predictions.json").read_bytes()
+
+
+def rows_of(task: Task, precision: str, out: Path) -> tuple[Path, list[tuple[str, ...]], bool]:
+    """Export in one precision: the file, rows of the table, and whether no figure loses too much."""
+    file = out / f"{task.name}_{precision}.onnx"
+    data = ["--data-root", task.data] if precision == "int8" else []
+    command("export", task.config, task.checkpoint, "-o", file, *FLAGS[precision], *data)
+    record = measured(task, file, out)
+    expected = json.loads((task.out.parent / "metrics.json").read_text())[task.name]
+    rows, passed = [], True
+    for name in FIGURES[task.name]:
+        lost = expected[name] - record["metrics"][name]
+        passed &= lost <= LOSSES[precision] and (precision == "int8" or abs(lost) <= LOSSES[precision])
+        size = f"{file.stat().st_size / 2**20:.1f}"
+        found = f"{record['metrics'][name]:.2f}"
+        rows.append((task.config, precision, size, name, f"{expected[name]:.2f}", found, f"{-lost:+.2f}"))
+    return file, rows, passed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", type=Path, default=Path("work_dirs/demo"), help="folder of `make demo`")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/export"), help="files and predictions")
+    parser.add_argument("--python", type=Path, help="a Python without torch")
+    parser.add_argument("--precisions", nargs="+", choices=FLAGS, default=list(FLAGS))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = [("model", "precision", "MiB", "figure", "PyTorch", "ONNX Runtime", "difference")]
+    failed = []
+    if args.python:
+        with tempfile.TemporaryDirectory() as folder:
+            pip(args.python, "install", "--no-deps", "--force-reinstall", build(Path(folder)))
+    for task in tasks(args.demo.resolve()):
+        for precision in args.precisions:
+            file, rows, passed = rows_of(task, precision, args.out.resolve())
+            table += rows
+            failed += [] if passed else [f"{file.name}: accuracy"]
+            if precision == "fp32" and args.python:
+                same = same_predictions(task, file, args.python.absolute(), args.out)
+                print(f"{file.name} without torch: predictions {'equal' if same else 'DIFFER'}", flush=True)
+                failed += [] if same else [f"{file.name}: predictions without torch"]
+    print(aligned(table))
+    print("failed: " + ", ".join(failed) if failed else "all files hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
