@@ -49,6 +49,7 @@ ARROWS: dict[str, list[str]] = {
         *("mm.preflight", "mm.evaluation", "mm.engine.hooks", "mm.engine", "mm.config", "mm.datasets"),
         "mm.models",
     ],
+    "mm.export": ["mm.engine", "mm.config", "mm.datasets", "mm.models"],
     "mm.bench": [
         *("mm.blame", "mm.apis", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets"),
         "mm.models",
@@ -58,7 +59,10 @@ ARROWS: dict[str, list[str]] = {
     "mm.__main__": ["mm", "mm.engine"],
     "mm.backbones": ["mm.models"],  # the path that pure-Python configs import
     # command lines, above all else: they import core and adapter, and `cli` imports them when asked
-    "commands": ["mm.apis", "mm.bench", "mm.swap", "mm.config", "mm.engine", "mm.models"],
+    "commands": [
+        *("mm.apis", "mm.bench", "mm.export", "mm.swap", "mm.evaluation", "mm.engine", "mm.config"),
+        *("mm.datasets", "mm.models"),
+    ],
     "cli": ["", "commands", "support", "toolboxes"],
     "__main__": ["cli"],
 }

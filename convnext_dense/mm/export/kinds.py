@@ -34,6 +34,9 @@ def _of_segmentor(model: nn.Module) -> Iterator[Reason]:
     if not hasattr(model, "encode_decode"):
         yield f"{type(model).__name__} is neither a detector of mmdet nor an encoder-decoder of mmseg"
         return
+    if written_in(model, "predict") != "EncoderDecoder" or written_in(model, "inference") != "EncoderDecoder":
+        yield f"{type(model).__name__} predicts with code of its own; encoder-decoders of mmseg can"
+        return
     heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
     for head in heads:
         if written_in(head, "predict") != "BaseDecodeHead":
@@ -73,7 +76,7 @@ def _of_dense_head(head: nn.Module, cfg: dict, written: str) -> Iterator[Reason]
     yield from _of_coder(head)
     if not int(cfg.get("nms_pre", -1)) > 0:
         yield "test_cfg has no nms_pre above 0, so the number of boxes before NMS depends on the image"
-    yield from _of_nms(cfg)
+    yield from _of_nms(cfg, "model.test_cfg.rpn" if written == "RPNHead" else "model.test_cfg")
 
 
 def _of_roi_head(head: nn.Module, cfg: dict) -> Iterator[Reason]:
@@ -96,7 +99,7 @@ def _of_roi_head(head: nn.Module, cfg: dict) -> Iterator[Reason]:
     for part in ("bbox_roi_extractor", "mask_roi_extractor"):
         for extractor in as_list(getattr(head, part, None)):
             yield from _of_extractor(extractor)
-    yield from _of_nms(cfg)
+    yield from _of_nms(cfg, "model.test_cfg.rcnn")
 
 
 def _of_extractor(extractor: nn.Module) -> Iterator[Reason]:
@@ -111,14 +114,20 @@ def _of_extractor(extractor: nn.Module) -> Iterator[Reason]:
 def _of_coder(head: nn.Module) -> Iterator[Reason]:
     coder = head.bbox_coder
     known = ("DeltaXYWHBBoxCoder", "DistancePointBBoxCoder")
-    if type(coder).__name__ not in known or getattr(coder, "add_ctr_clamp", False):
+    if type(coder).__name__ not in known:
         yield f"{type(head).__name__} codes boxes with {type(coder).__name__}; use one of {known}"
+    elif getattr(coder, "add_ctr_clamp", False):
+        yield f"{type(head).__name__} limits how far a box may move (add_ctr_clamp)"
 
 
-def _of_nms(cfg: dict) -> Iterator[Reason]:
+def _of_nms(cfg: dict, key: str) -> Iterator[Reason]:
     nms = cfg.get("nms") or {}
-    if nms.get("type", "nms") != "nms" or "iou_threshold" not in nms or nms.get("class_agnostic"):
-        yield f"test_cfg has nms={dict(nms)}; plain nms per class can, with nms.iou_threshold"
+    plain = {"type": "nms", **{name: value for name, value in nms.items() if value}}
+    plain.pop("split_thr", None)  # how many boxes at once: the same result
+    if plain.pop("type") != "nms":
+        yield f"test_cfg has nms={dict(nms)}; plain nms can: --cfg-options {key}.nms.type=nms"
+    elif plain.keys() != {"iou_threshold"}:
+        yield f"test_cfg has nms={dict(nms)}; nms per class with iou_threshold alone can"
 
 
 def as_list(modules: nn.Module | None) -> list[nn.Module]:
