@@ -51,7 +51,7 @@ ARROWS: dict[str, list[str]] = {
     ],
     "mm.export": ["mm.engine", "mm.config", "mm.datasets", "mm.models"],
     "mm.bench": [
-        *("mm.blame", "mm.apis", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets"),
+        *("mm.export", "mm.blame", "mm.apis", "mm.evaluation", "mm.engine", "mm.config", "mm.datasets"),
         "mm.models",
     ],
     # registers, and has public names

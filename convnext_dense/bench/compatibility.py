@@ -47,7 +47,7 @@ print(json.dumps({"python": platform.python_version(), **shown}))
 """
 _PACKAGE = ("-m", "convnext_dense")
 _SHORT = ("--steps", "12", "--train", "16", "--val", "4")
-_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2", "--dist", "loadfile")
+_PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2", "--dist", "loadfile")
 
 
 class Check(NamedTuple):

@@ -10,21 +10,28 @@ of the runtime under BARE, to which this package is installed without its requir
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import torch
 from check_install import build, output, pip
 
 from convnext_dense.commands.demo import Task, tasks
 from convnext_dense.errors import InstallationError
+from convnext_dense.export.runtime import Predictor as Runtime
+from convnext_dense.mm.apis.predict import Predictor as Trained
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.support.text_tables import aligned
 
 FLAGS = {"fp32": [], "fp16": ["--half"], "int8": ["--int8"]}
 LOSSES = {"fp32": 0.1, "fp16": 0.1, "int8": 1.0}  # points that a precision may lose
 FIGURES = {"detection": ("box AP", "mask AP"), "segmentation": ("mIoU",)}
 PICTURES = 12
+WARM_UPS, REPEATS = 5, 40
 
 
 def command(*words: object) -> None:
@@ -78,6 +85,23 @@ def rows_of(task: Task, precision: str, out: Path) -> tuple[Path, list[tuple[str
     return file, rows, passed
 
 
+def cpu_times(task: Task, files: list[Path]) -> list[tuple[str, ...]]:
+    """Median CPU milliseconds of a whole prediction, on one thread, interleaved: PyTorch, then each file."""
+    torch.set_num_threads(1)
+    picture = sorted(task.images.iterdir())[0]
+    trained = Trained(load_config(task.config), str(task.checkpoint))
+    exported = {file.name: Runtime(file, "onnxruntime", threads=1) for file in files}
+    subjects = {"PyTorch, fused": trained, **exported}
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    for repeat in range(WARM_UPS + REPEATS):
+        for name, predict in subjects.items():
+            start = time.process_time()
+            predict(picture)
+            if repeat >= WARM_UPS:
+                times[name].append(1000 * (time.process_time() - start))
+    return [(task.config, name, f"{statistics.median(values):.1f}") for name, values in times.items()]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -93,16 +117,20 @@ def main() -> int:
     if args.python:
         with tempfile.TemporaryDirectory() as folder:
             pip(args.python, "install", "--no-deps", "--force-reinstall", build(Path(folder)))
+    speeds = [("model", "CPU ms of a picture, medians", "")]
     for task in tasks(args.demo.resolve()):
+        files = []
         for precision in args.precisions:
             file, rows, passed = rows_of(task, precision, args.out.resolve())
             table += rows
+            files.append(file)
             failed += [] if passed else [f"{file.name}: accuracy"]
             if precision == "fp32" and args.python:
                 same = same_predictions(task, file, args.python.absolute(), args.out)
                 print(f"{file.name} without torch: predictions {'equal' if same else 'DIFFER'}", flush=True)
                 failed += [] if same else [f"{file.name}: predictions without torch"]
-    print(aligned(table))
+        speeds += cpu_times(task, files)
+    print(aligned(table), aligned(speeds), sep="\n\n")
     print("failed: " + ", ".join(failed) if failed else "all files hold")
     return 1 if failed else 0
 

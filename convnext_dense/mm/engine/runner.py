@@ -17,6 +17,7 @@ from convnext_dense.errors import UserError
 from convnext_dense.export.engines import EngineName
 from convnext_dense.mm.config.edit import set_backends, set_plain_batch_norm, set_pretrained
 from convnext_dense.mm.config.evaluators import check_evaluators
+from convnext_dense.mm.config.formatted import FormattedOnce
 from convnext_dense.mm.config.levels import check_levels
 from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.sections import Purpose, check_needed
@@ -223,7 +224,7 @@ def open_config(source: str, options: Options, purpose: Purpose) -> tuple[Config
     cfg.runner_type = "DenseRunner"
     set_backends(cfg, options.log)
     plain = set_plain_batch_norm(cfg, world_size, get_device())
-    return cfg, [*followed, *([plain] if plain else [])]
+    return FormattedOnce.of(cfg), [*followed, *([plain] if plain else [])]
 
 
 def testing_runner(
