@@ -44,10 +44,11 @@ def compile_in_place(backbone: nn.Module, backend: Backend = "inductor") -> bool
     if not blocks:
         backbone.compile(backend=backend)
         return True
-    # dynamo's limit is per function, and this function is shared by the blocks of all widths
+    # dynamo's limit is per function, and this function is shared by the blocks of all widths; it is called
+    # recompile_limit since torch 2.7, which keeps the older name
     widths = len({block.norm.normalized_shape for block in blocks})
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, GRAPHS_PER_WIDTH * widths)
+    config.cache_size_limit = max(config.cache_size_limit, GRAPHS_PER_WIDTH * widths)
     compiled = _compiled(backend)
     for block in blocks:
         block.compiled = compiled

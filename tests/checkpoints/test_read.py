@@ -164,7 +164,8 @@ def test_a_claim_beyond_the_stored_bytes(tmp_path):
         assert changed != records[name]
         records[name] = changed
 
-    refused(repacked(path, tmp_path / "r.pth", claim), "cannot be read")
+    # torch 2.6 reads it, and more of the file than the tensor has
+    refused(repacked(path, tmp_path / "r.pth", claim), "cannot be read|differs from the saved one")
     legacy = write(tmp_path / "l.pth", {"x": torch.arange(4.0)}, legacy=True)
     legacy.write_bytes(legacy.read_bytes().replace(b"K\x04\x85", b"M\x40\x1f\x85"))
     refused(legacy, "cannot be read")

@@ -20,7 +20,7 @@ SCALES = [(120, 200), (128, 213), (136, 224), (168, 280), (184, 333), (200, 256)
 def forget():
     """Each test compiles for itself, and leaves dynamo's limit as it was."""
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=8):
+    with torch._dynamo.config.patch(cache_size_limit=8):
         yield
     torch._dynamo.reset()
 
@@ -77,7 +77,7 @@ def test_rates_of_stochastic_depth_and_single_images_stay_within_the_limit():
             model(image)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             model(image)
-    assert backend.graphs == 2 * 6 < torch._dynamo.config.recompile_limit
+    assert backend.graphs == 2 * 6 < torch._dynamo.config.cache_size_limit
 
 
 def test_v2_and_a_compiled_block_that_was_folded():

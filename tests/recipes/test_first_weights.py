@@ -16,6 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from packaging.version import Version
 from published import config
 from repository import ASSETS
 from torch import nn
@@ -221,6 +222,10 @@ def test_kurtosis_of_the_released_draw(name):
             )
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.7"),
+    reason="trunc_normal_ of torch 2.6 draws a 2 in place of 0.02 once in some million numbers",
+)
 @pytest.mark.parametrize("name", ALL)
 def test_first_weights_of_a_recipe(name):
     found = drawn_parts(name, without=() if name in RELEASED else ("backbone",))

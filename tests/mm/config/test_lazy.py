@@ -1,7 +1,9 @@
 """Pure-Python configs, whose types are classes, go through every tool."""
 
+import mmcv
 import pytest
 from mmengine.config import Config
+from packaging.version import Version
 
 from convnext_dense.data.synthetic import make_shapes
 from convnext_dense.mm.apis.train import TrainOptions, training_config
@@ -103,7 +105,9 @@ def path(request, shapes):
     return str(path)
 
 
-def test_a_run_can_be_built_dumped_and_built_again(path, tmp_path):
+def test_a_run_can_be_built_dumped_and_built_again(path, tmp_path, request):
+    if Version(mmcv.__version__) < Version("2.1") and "ade20k" in request.node.name:
+        pytest.skip("mmcv 2.0 takes a norm by its name, not by its class")
     options = TrainOptions(work_dir=str(tmp_path / "run"), device="cpu", log=None, ema=0.01, keep=2)
     assert Config._is_lazy_import(path)
     build_all(path, options)
