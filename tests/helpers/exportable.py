@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +104,13 @@ def build(cfg: Config) -> nn.Module:
             nn.init.zeros_(module.bias)
     pad_small_inputs(model)
     return model.eval().requires_grad_(False)
+
+
+def save(cfg: Config, path: Path, **meta: object) -> str:
+    """Write a checkpoint of a config's model with random weights; ``meta`` is its ``dataset_meta``."""
+    entries = dict(dataset_meta=meta) if meta else {}
+    torch.save(dict(state_dict=build(cfg).state_dict(), meta=entries), path)
+    return str(path)
 
 
 def network(model: nn.Module, labels: bool = False) -> nn.Module:
