@@ -1,5 +1,6 @@
 """One export from beginning to end: build, trace, write, check."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def export(cfg: Config, request: Request) -> Iterator[str]:
     traced = in_half(model) if request.half else model
     proto = to_onnx(traced)
     produced = values_by_module(proto)
-    with replacing(request.out, sync=True) as partial:
+    with writing(request.out) as partial:
         save(proto, partial)
         del proto
         if request.int8:
@@ -90,6 +91,20 @@ def export(cfg: Config, request: Request) -> Iterator[str]:
             yield from checked(model, partial, produced, exact)
     size = request.out.stat().st_size / 2**20
     yield f"wrote {request.out}: {size:.1f} MiB, ONNX opset {model.metadata.opset}"
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """The file to write to, which gets its name when it is complete.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with replacing(out, sync=True) as partial:
+            yield partial
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def checked(model: Exportable, path: Path, produced: dict[str, list[str]], exact: bool) -> Iterator[str]:
