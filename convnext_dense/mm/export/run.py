@@ -20,6 +20,7 @@ from convnext_dense.mm.export.differences import first_difference
 from convnext_dense.mm.export.load import HW, Exportable, load
 from convnext_dense.mm.export.quantise import in_half, spread, to_int8
 from convnext_dense.mm.export.write import save, to_onnx, values_by_module
+from convnext_dense.mm.models.onnx_model import SUFFIX, is_exported
 from convnext_dense.support.files import replacing
 
 
@@ -139,10 +140,12 @@ def check_path(out: Path) -> None:
     """Make the folder of the file.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: it cannot be written to, or the file has another suffix, such as a checkpoint's.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; give a file, such as {out / 'model.onnx'}")
+    if not is_exported(out):
+        raise UserError(f"{out}: exported files are known by their suffix; give {out.with_suffix(SUFFIX)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
