@@ -144,7 +144,7 @@ def test_predictions_are_those_of_the_checkpoint(exported, tmp_path):
             continue
         assert len(entries) > 3
         for a, b in zip(entries, ours[image], strict=True):
-            assert b["category_id"] == a["category_id"] and b["category"] == a["category"]
+            assert b["category_id"] == a["category_id"] and b["category_name"] == a["category_name"]
             assert b["bbox"] == pytest.approx(a["bbox"], abs=0.02)
             assert b["score"] == pytest.approx(a["score"], abs=1e-3)
             masks = [coco_mask.decode(x["segmentation"]) for x in (a, b)]
