@@ -84,6 +84,8 @@ SLOW = {
     r"test_resume\.py::test_other_steps_per_epoch": "test_schedules, with plain values",
     r"test_exchange\.py::test_operators_that_do_not": "the return to the old one, after a wheel that fails",
     r"export/test_kinds\.py::test_every_recipe_can\[(?!.*(convnext_t|v2_atto|swin_t))": "sizes T and atto",
+    r"export/test_write\.py::test_(what_a_whole|it_computes|.*_of_a_whole|one_size)": "a small network",
+    r"tools/test_export\.py::test_(the_command_ch|predictions|figures)": "tests/mm/export and tests/export",
     r"test_compile\.py::test_the_default_backend": "the same with a backend that compiles nothing",
 }
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,13 +38,14 @@ CASCADE = {
     **{f"model.roi_head.mask_head.{name}": 16 for name in ("in_channels", "conv_out_channels")},
     "model.test_cfg": FEW,
 }
+SINGLE = {"model.bbox_head.feat_channels": 64, "model.bbox_head.stacked_convs": 2}
 DETECTORS = {
     "mask_rcnn": ("demo/mask_rcnn_shapes", {"model.backbone.arch": ARCH, "model.neck.in_channels": DIMS}),
     "cascade": ("cascade/convnext_t_3x", CASCADE),
     "faster_rcnn": ("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", {"model.test_cfg": FEW}),
-    "retinanet": ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", {}),
-    "fcos": ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", {}),
-    "atss": ("mmdet::atss/atss_r50_fpn_1x_coco.py", {}),
+    "retinanet": ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", SINGLE),
+    "fcos": ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", SINGLE),
+    "atss": ("mmdet::atss/atss_r50_fpn_1x_coco.py", SINGLE),
 }
 NARROW = {"model.decode_head.channels": 48}
 SEGMENTORS = {
@@ -103,6 +105,13 @@ def build(cfg: Config) -> nn.Module:
             nn.init.zeros_(module.bias)
     pad_small_inputs(model)
     return model.eval().requires_grad_(False)
+
+
+def save(cfg: Config, path: Path, **meta: object) -> str:
+    """Write a checkpoint of a config's model with random weights; ``meta`` is its ``dataset_meta``."""
+    entries = dict(dataset_meta=meta) if meta else {}
+    torch.save(dict(state_dict=build(cfg).state_dict(), meta=entries), path)
+    return str(path)
 
 
 def network(model: nn.Module, labels: bool = False) -> nn.Module:

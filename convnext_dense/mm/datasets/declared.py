@@ -186,7 +186,8 @@ def colours_of(meta: Mapping, count: int) -> tuple[tuple[int, int, int], ...]:
 def dataset_meta(cfg: Config) -> dict:
     """Class names and colours of the config's test dataset, without reading its files."""
     data = datasets_of(cfg, ("test",))[0]
-    known = getattr(class_of(data["type"], DATASETS), "METAINFO", {})
+    with scope_of(cfg):
+        known = getattr(dataset_class(data), "METAINFO", {})
     return {**known, **(data.get("metainfo") or {})}
 
 

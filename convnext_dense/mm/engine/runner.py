@@ -252,6 +252,8 @@ def testing_runner(
     Raises:
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
+    if is_exported(checkpoint):
+        check_exported(dtype, tta)
     cfg, notes = open_config(source, options, "test")
     check_data(cfg, ("test",))
     notes += set_own_data(cfg, options.classes, ("test",))
@@ -264,7 +266,7 @@ def testing_runner(
     notes.append(set_tta(cfg) if tta else None)
     cfg.runner_type = "TestingRunner"
     if is_exported(checkpoint):
-        return _exported_runner(cfg, checkpoint, engine, notes, tta, dtype)
+        return _exported_runner(cfg, checkpoint, engine, notes)
     runner = RUNNERS.build(cfg)
     tolerate_bad_data(runner, strict=True)  # a bad file ends in one line; no note is needed
     notes.append(bound_predictions(runner.model, window_batch))
@@ -280,17 +282,8 @@ def testing_runner(
     return runner
 
 
-def _exported_runner(
-    cfg: Config, path: str, engine: EngineName, notes: Sequence[str | None], tta: bool, dtype: str
-) -> Runner:
-    """A runner ready for ``test()`` with an exported file in the place of the model.
-
-    Raises:
-        UserError: an option that does not go with an exported file.
-    """
-    check_exported(dtype)
-    if tta:
-        raise UserError("--tta: an exported file predicts at one scale; test the checkpoint")
+def _exported_runner(cfg: Config, path: str, engine: EngineName, notes: Sequence[str | None]) -> Runner:
+    """A runner ready for ``test()`` with an exported file in the place of the model."""
     model = OnnxModel(path, engine)
     cfg.load_from = None
     runner = RUNNERS.build(cfg)

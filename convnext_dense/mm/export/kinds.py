@@ -37,6 +37,8 @@ def _of_segmentor(model: nn.Module) -> Iterator[Reason]:
     if written_in(model, "predict") != "EncoderDecoder" or written_in(model, "inference") != "EncoderDecoder":
         yield f"{type(model).__name__} predicts with code of its own; encoder-decoders of mmseg can"
         return
+    if (getattr(model.data_preprocessor, "test_cfg", None) or {}).get("size"):
+        yield "data_preprocessor.test_cfg pads to one size; it can with size_divisor, or without test_cfg"
     heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
     for head in heads:
         if written_in(head, "predict") != "BaseDecodeHead":

@@ -29,7 +29,12 @@ from convnext_dense.mm.type_names import type_name
 
 HW = tuple[int, int]
 # steps of a test pipeline that the runtime does, or that concern annotations alone
-_PASSES = r"(Load\w*|Pack\w+)"
+_PASSES = r"(LoadImageFromFile|LoadCheckedImage|Load\w*Annotations?|Pack\w+)"
+# what the runtime does alone, of options that change pixels
+_PIXELS = {
+    "LoadImageFromFile": dict(color_type="color"),
+    "Resize": dict(interpolation="bilinear", backend="cv2", scale_factor=None),
+}
 
 
 class Exportable(NamedTuple):
@@ -99,6 +104,8 @@ def exportable(
         UserError: a test pipeline that the runtime cannot repeat.
     """
     scale, keep_ratio = resize_of(cfg)
+    if slides(model):
+        check_windows(model, fixed_hw, labels)
     model = with_products(model).eval().requires_grad_(False)
     prepare = Prepare(model.data_preprocessor, divisor_of(model.data_preprocessor), smallest_side(model))
     detects = is_detector(model)
@@ -137,6 +144,12 @@ def resize_of(cfg: Config) -> tuple[HW | None, bool]:
     scale, keep_ratio = None, True
     for step in datasets_of(cfg, ("test",))[0].pipeline:
         name = type_name(step)
+        for option, value in _PIXELS.get(name, {}).items():
+            if step.get(option, value) != value:
+                raise UserError(
+                    f"test_dataloader.dataset.pipeline has {name} with {option}={step[option]!r}; "
+                    f"the runtime of an exported file does {option}={value!r}"
+                )
         if name == "Resize" and scale is None and isinstance(step.get("scale"), list | tuple):
             scale, keep_ratio = tuple(map(int, step["scale"])), bool(step.get("keep_ratio", False))
         elif not re.fullmatch(_PASSES, name):
@@ -162,9 +175,30 @@ def of_detector(network: Detector) -> dict:
     )
 
 
+def slides(model: nn.Module) -> bool:
+    """Whether a model is a segmentor that sees windows of a picture."""
+    return not is_detector(model) and model.test_cfg.get("mode", "whole") == "slide"
+
+
+def check_windows(model: nn.Module, fixed_hw: HW | None, labels: bool) -> None:
+    """Check the options that do not go with windows.
+
+    Raises:
+        UserError: a size below that of a window, or labels, which have no average where windows overlap.
+    """
+    h, w = map(int, model.test_cfg["crop_size"])
+    if fixed_hw and (fixed_hw[0] < h or fixed_hw[1] < w):
+        raise UserError(f"--size {fixed_hw[0]} {fixed_hw[1]} does not hold a window; give --size {h} {w}")
+    if labels:
+        raise UserError(
+            "the model slides windows, whose logits are averaged: leave out --labels, or let it see whole "
+            "pictures with --cfg-options model.test_cfg.mode=whole"
+        )
+
+
 def of_segmentor(model: nn.Module, labels: bool) -> dict:
     """The entries of `Metadata` that are a segmentor's."""
-    slide = model.test_cfg.get("mode", "whole") == "slide"
+    slide = slides(model)
     head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
     return dict(
         output="labels" if labels else "logits",

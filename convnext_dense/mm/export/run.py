@@ -1,5 +1,6 @@
 """One export from beginning to end: build, trace, write, check."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from convnext_dense.mm.export.differences import first_difference
 from convnext_dense.mm.export.load import HW, Exportable, load
 from convnext_dense.mm.export.quantise import in_half, spread, to_int8
 from convnext_dense.mm.export.write import save, to_onnx, values_by_module
+from convnext_dense.mm.models.onnx_model import SUFFIX, is_exported
 from convnext_dense.support.files import replacing
 
 
@@ -74,7 +76,7 @@ def export(cfg: Config, request: Request) -> Iterator[str]:
     traced = in_half(model) if request.half else model
     proto = to_onnx(traced)
     produced = values_by_module(proto)
-    with replacing(request.out, sync=True) as partial:
+    with writing(request.out) as partial:
         save(proto, partial)
         del proto
         if request.int8:
@@ -90,6 +92,20 @@ def export(cfg: Config, request: Request) -> Iterator[str]:
             yield from checked(model, partial, produced, exact)
     size = request.out.stat().st_size / 2**20
     yield f"wrote {request.out}: {size:.1f} MiB, ONNX opset {model.metadata.opset}"
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """The file to write to, which gets its name when it is complete.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        with replacing(out, sync=True) as partial:
+            yield partial
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def checked(model: Exportable, path: Path, produced: dict[str, list[str]], exact: bool) -> Iterator[str]:
@@ -124,10 +140,12 @@ def check_path(out: Path) -> None:
     """Make the folder of the file.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: it cannot be written to, or the file has another suffix, such as a checkpoint's.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; give a file, such as {out / 'model.onnx'}")
+    if not is_exported(out):
+        raise UserError(f"{out}: exported files are known by their suffix; give {out.with_suffix(SUFFIX)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Write a network as one ONNX file, whole or not at all."""
+"""Translate a network into ONNX, and write it as one file."""
 
 import ast
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from pathlib import Path
@@ -14,7 +15,6 @@ from convnext_dense.errors import UserError
 from convnext_dense.export.metadata import KEY
 from convnext_dense.mm.export.load import Exportable
 from convnext_dense.mm.export.operators import OPSET, translations
-from convnext_dense.support.files import replacing
 
 EXAMPLE_HW = (800, 1216)  # of the traced input where sizes are dynamic; the decision what to resize fits it
 SCOPES = "pkg.torch.onnx.name_scopes"  # key of a node's note: the path of modules, as a Python list
@@ -99,18 +99,16 @@ def values_by_module(proto: onnx.ModelProto) -> dict[str, list[str]]:
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a model atomically, without the exporter's notes, which have lines and paths of the source code.
+    """Write a model without the exporter's notes, which have lines and paths of the source code.
 
     Raises:
-        UserError: it is too large for one file, or the path cannot be written to.
+        UserError: it is too large for one file.
     """
-    for node in proto.graph.node:
-        del node.metadata_props[:]
+    graph = proto.graph
+    noted = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for each in (graph, *itertools.chain(*noted)):
+        del each.metadata_props[:]
     size = proto.ByteSize()
     if size > LARGEST_FILE:
         raise UserError(f"the model has {size / 2**30:.1f} GiB, and an ONNX file at most 2; try --half")
-    try:
-        with replacing(path, sync=True) as partial:
-            partial.write_bytes(proto.SerializeToString())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    path.write_bytes(proto.SerializeToString())

@@ -36,12 +36,14 @@ def recipe_of(path: str | Path) -> str:
     return name
 
 
-def check_exported(dtype: str) -> None:
+def check_exported(dtype: str, tta: bool = False) -> None:
     """Check the options that do not go with an exported file.
 
     Raises:
-        UserError: a precision, which the file has its own of.
+        UserError: a precision, which the file has its own of, or augmented testing.
     """
+    if tta:
+        raise UserError("--tta: an exported file predicts at one scale; test the checkpoint")
     if dtype != "fp32":
         raise UserError(f"--dtype {dtype}: an exported file has its own precision; export it with --half")
 

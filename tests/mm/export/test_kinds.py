@@ -116,3 +116,8 @@ def test_depth_is_no_segmentation():
     cfg = exportable.config("upernet")
     cfg.model.type = "DepthEstimator"
     assert "DepthEstimator predicts with code of its own" in reason_of(cfg)
+
+
+def test_padding_to_one_size():
+    cfg = exportable.config("upernet", model__data_preprocessor__test_cfg=dict(size=(512, 512)))
+    assert "size_divisor" in reason_of(cfg)
