@@ -120,7 +120,8 @@ def run(code: str, folder: Path) -> str:
 def cleaned(output: str, folder: Path) -> str:
     """Output without progress bars, colours, dates and the temporary folder."""
     output = re.sub(r"\x1b\[[0-9;]*m", "", output)
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in output.replace(f"{folder}/", "").split("\n")]
+    output = output.replace(f"{folder}/", "").replace(str(folder), ".")
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in output.split("\n")]
     return "\n".join(_TIME.sub("", line) for line in lines)
 
 
