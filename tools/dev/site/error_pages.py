@@ -112,7 +112,7 @@ def page(found: Iterable[Entry] | None = None) -> str:
 
 _HEAD = """---
 search:
-  boost: 4
+  boost: 2
 ---
 
 # Error messages
