@@ -112,7 +112,7 @@ def page(found: Iterable[Entry] | None = None) -> str:
 
 _HEAD = """---
 search:
-  boost: 2
+  boost: 4
 ---
 
 # Error messages
