@@ -1,4 +1,5 @@
 # make demo | learn | deploy | test | test-all | soak | setup | ops | peers | zoo | matrix | doctor | lint | bench | tables
+#      docs | docs-serve | tutorials | pictures
 # Each target sets up what it needs on first use, in $(VENV).
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,8 +8,9 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PEERS := .venv-peers
 BARE := .venv-bare
+DOCS := .venv-docs
 
-.PHONY: help setup demo learn deploy test test-all soak lint format ops peers zoo matrix doctor bench tables
+.PHONY: help setup demo learn deploy test test-all soak lint format ops peers zoo matrix doctor bench tables docs docs-serve tutorials pictures
 
 help:
 	@echo "make demo     train, evaluate and draw a small detector and a small segmentor"
@@ -25,6 +27,9 @@ help:
 	@echo "make doctor   what this machine has, and remedies for what it lacks"
 	@echo "make lint     ruff, the types of the core, and spelling; make format rewrites"
 	@echo "make bench    speed ratios against the peers"
+	@echo "make docs     the site, in site/; make docs-serve shows it while you write"
+	@echo "make tutorials  run the commands of the tutorials and write their outputs; CHECK=1 runs them only"
+	@echo "make pictures the drawings of the site, from the code"
 	@echo "make tables   model tables of the README and docs from the paper's figures and results/"
 
 $(PY):
@@ -118,3 +123,24 @@ bench: $(RUNTIME) $(PEERS)/.installed
 
 tables: $(RUNTIME)
 	$(PY) tools/dev/tables.py
+
+$(DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check -q -r requirements/docs.txt
+	@touch $@
+
+# Reads the sources without importing them, so it needs neither torch nor OpenMMLab. The variable hushes a
+# note of the theme's authors about a version of mkdocs that is not installed here.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
+docs: $(DOCS)/.installed
+	$(MKDOCS) build --strict
+	@echo "site/index.html"
+
+docs-serve: $(DOCS)/.installed
+	$(MKDOCS) serve --livereload $(SERVE_ARGS)
+
+tutorials: $(RUNTIME)
+	OMP_NUM_THREADS=1 $(PY) tools/dev/tutorials.py $(TUTORIALS) $(if $(CHECK),--check)
+
+pictures: $(RUNTIME)
+	OMP_NUM_THREADS=1 $(PY) tools/dev/pictures.py

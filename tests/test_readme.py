@@ -12,8 +12,8 @@ from repository import ASSETS, ROOT
 import convnext_dense.mm  # noqa: F401
 from convnext_dense import ConvNeXt
 
-README = (ROOT / "README.md").read_text()
-SWAP, PLAIN = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
+SWAP, PLAIN = re.findall(r"```python\n(.+?)```", (ROOT / "docs/swap.md").read_text(), flags=re.DOTALL)
+START = re.findall(r"```python\n(.+?)```", (ROOT / "docs/get_started.md").read_text(), flags=re.DOTALL)[0]
 
 
 def test_the_swapped_detector_builds_and_runs(tmp_path):
@@ -53,11 +53,17 @@ def test_the_plain_example_runs(tmp_path, monkeypatch):
     assert [level.shape[1] for level in names["levels"]] == [256, 512, 1024]
 
 
+def test_the_first_example_prints_what_the_page_says(capsys):
+    exec(START, {})
+    said = re.findall(r"^# (.+)$", START, re.MULTILINE)[-1]
+    assert capsys.readouterr().out.strip() == said
+
+
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "tools/README.md",
-    *(ROOT / "docs").glob("*.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PATH = re.compile(r"\b(?:configs|tools|docs|tests|convnext_dense)/[\w/]+\.(?:py|md|png|sh|json)")
 OPTIONS = json.loads((ASSETS / "options.json").read_text())
@@ -90,7 +96,7 @@ def commands(page: Path) -> list[tuple[str, str]]:
 
 
 def test_the_pages_show_commands():
-    assert len(commands(ROOT / "README.md")) > 15
+    assert sum(len(commands(page)) for page in PAGES) > 120
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

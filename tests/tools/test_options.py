@@ -18,7 +18,8 @@ from repository import ROOT
 from convnext_dense.cli import COMMANDS
 
 FROZEN = ROOT / "tests/assets/options.json"
-TOOLS = {path.stem: path for path in sorted((ROOT / "tools").rglob("*.py"))}
+SITE = ROOT / "tools/dev/site"  # parts of the site's build, which are no commands
+TOOLS = {path.stem: path for path in sorted((ROOT / "tools").rglob("*.py")) if path.parent != SITE}
 SUBCOMMANDS = {f"convnext-dense {name}": module for name, (module, _) in COMMANDS.items()}
 
 
