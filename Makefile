@@ -68,7 +68,7 @@ $(BARE)/.installed: requirements/onnx_runtime.txt
 
 deploy: $(DEV) $(BARE)/.installed
 	@test -f work_dirs/demo/metrics.json || { echo "make demo comes first: its models are exported"; exit 1; }
-	$(PY) tools/dev/check_export.py --python $(BARE)/bin/python $(DEPLOY_ARGS)
+	OMP_NUM_THREADS=1 $(PY) tools/dev/check_export.py --python $(BARE)/bin/python $(DEPLOY_ARGS)
 
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest
 test: $(DEV)

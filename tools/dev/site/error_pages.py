@@ -18,6 +18,7 @@ ROOMS = {  # in the order of the page: what a reader does when the message appea
     "mm/models": "Models in a config",
     "mm/evaluation": "Records of a test",
     "checkpoints": "Checkpoints",
+    "mm/export": "Exporting a model",
     "mm/swap": "Swapping a backbone",
     "mm/bench": "Measurements of recipes",
     "models": "Backbones as PyTorch modules",

@@ -15,7 +15,7 @@ from mkdocs.structure.files import File
 
 log = logging.getLogger("mkdocs.convnext_dense")  # below "mkdocs": strict counts its warnings
 
-OPTIONAL = ("compatibility.md", "export.md")
+OPTIONAL = ("compatibility.md",)
 """Pages that another command writes, or that come with a part of the package that may be absent."""
 
 
