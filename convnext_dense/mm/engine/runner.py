@@ -253,7 +253,7 @@ def testing_runner(
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
     if is_exported(checkpoint):
-        check_exported(dtype, tta)
+        check_exported(dtype, tta, options.compile)
     cfg, notes = open_config(source, options, "test")
     check_data(cfg, ("test",))
     notes += set_own_data(cfg, options.classes, ("test",))

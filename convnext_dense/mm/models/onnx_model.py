@@ -36,12 +36,14 @@ def recipe_of(path: str | Path) -> str:
     return name
 
 
-def check_exported(dtype: str, tta: bool = False) -> None:
+def check_exported(dtype: str, tta: bool = False, compiled: bool = False) -> None:
     """Check the options that do not go with an exported file.
 
     Raises:
-        UserError: a precision, which the file has its own of, or augmented testing.
+        UserError: a precision, which the file has its own of, augmented testing, or `torch.compile`.
     """
+    if compiled:
+        raise UserError("--compile: an exported file runs without torch; leave it out")
     if tta:
         raise UserError("--tta: an exported file predicts at one scale; test the checkpoint")
     if dtype != "fp32":
