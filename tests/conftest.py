@@ -85,6 +85,9 @@ SLOW = {
     r"test_exchange\.py::test_operators_that_do_not": "the return to the old one, after a wheel that fails",
     r"export/test_kinds\.py::test_every_recipe_can\[(?!.*(convnext_t|v2_atto|swin_t))": "sizes T and atto",
     r"export/test_write\.py::test_(what_a_whole|it_computes|.*_of_a_whole|one_size)": "a small network",
+    r"export/test_(operators|detectors|segmentors)\.py::test_(pooling_in_onnx|half_precision)": "NMS, and float32",
+    r"export/test_masks\.py::test_masks_are_mmdets\[hw0": "the same on smaller pictures",
+    r"test_site\.py::test_(no_message|the_page_has|a_new_room)": "`make docs`, which writes the page",
     r"tools/test_export\.py::test_(the_command_ch|predictions|figures)": "tests/mm/export and tests/export",
     r"test_compile\.py::test_the_default_backend": "the same with a backend that compiles nothing",
 }

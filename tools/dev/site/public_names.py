@@ -11,10 +11,11 @@ def exported() -> dict[str, str]:
     """``convnext_dense.ConvNeXt``, ...: what an ``__all__`` names, and where each is defined."""
     names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        body = ast.parse(path.read_text(encoding="utf-8")).body
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        body = tree.body
         origins = {
             alias.asname or alias.name: f"{node.module}.{alias.name}"
-            for node in body
+            for node in ast.walk(tree)  # also those for type checkers alone
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }
