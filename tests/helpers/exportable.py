@@ -18,9 +18,9 @@ from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.export.detectors import Detector
 from convnext_dense.mm.export.kinds import is_detector
 from convnext_dense.mm.export.load import divisor_of
-from convnext_dense.mm.export.pooling import with_products
 from convnext_dense.mm.export.prepare import Prepare
 from convnext_dense.mm.export.segmentors import Segmentor
+from convnext_dense.mm.export.traceable import traceable
 from convnext_dense.mm.models.small_inputs import pad_small_inputs, smallest_side
 from convnext_dense.mm.swap.backbone import swap_backbone
 
@@ -116,7 +116,7 @@ def save(cfg: Config, path: Path, **meta: object) -> str:
 
 def network(model: nn.Module, labels: bool = False) -> nn.Module:
     """What is exported of a model."""
-    model = with_products(model)
+    model = traceable(model)
     prepare = Prepare(model.data_preprocessor, divisor_of(model.data_preprocessor), smallest_side(model))
     whole = Detector(model, prepare) if is_detector(model) else Segmentor(model, prepare, labels)
     return whole.eval()

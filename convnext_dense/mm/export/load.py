@@ -21,9 +21,9 @@ from convnext_dense.mm.engine.checkpoints import load_model
 from convnext_dense.mm.export.detectors import Detector
 from convnext_dense.mm.export.kinds import is_detector, why_not
 from convnext_dense.mm.export.operators import OPSET
-from convnext_dense.mm.export.pooling import with_products
 from convnext_dense.mm.export.prepare import Prepare
 from convnext_dense.mm.export.segmentors import Segmentor
+from convnext_dense.mm.export.traceable import traceable
 from convnext_dense.mm.models.small_inputs import smallest_side
 from convnext_dense.mm.type_names import type_name
 
@@ -106,7 +106,7 @@ def exportable(
     scale, keep_ratio = resize_of(cfg)
     if slides(model):
         check_windows(model, fixed_hw, labels)
-    model = with_products(model).eval().requires_grad_(False)
+    model = traceable(model).eval().requires_grad_(False)
     prepare = Prepare(model.data_preprocessor, divisor_of(model.data_preprocessor), smallest_side(model))
     detects = is_detector(model)
     network = Detector(model, prepare) if detects else Segmentor(model, prepare, labels)

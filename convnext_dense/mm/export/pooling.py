@@ -1,7 +1,5 @@
 """``AdaptiveAvgPool2d`` as two products, because ONNX has no operator for it whose input has any size."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -34,9 +32,8 @@ def averaging(length: int, count: int, like: Tensor) -> Tensor:
     return inside.to(like.dtype) / (ends - starts).to(like.dtype)
 
 
-def with_products(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` whose adaptive pooling layers are `AdaptiveMean`; one to 1x1 stays a mean."""
-    model = copy.deepcopy(model)
+def replace_pools(model: nn.Module) -> None:
+    """Put `AdaptiveMean` in the place of adaptive pooling layers; one to 1x1 stays a mean."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.AdaptiveAvgPool2d:
@@ -44,4 +41,3 @@ def with_products(model: nn.Module) -> nn.Module:
                 hw = tuple(size) if isinstance(size, tuple | list) else (size, size)
                 if hw != (1, 1):
                     setattr(parent, name, AdaptiveMean(hw))
-    return model

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convnext_dense.mm.export.pooling import AdaptiveMean, with_products
+from convnext_dense.mm.export.pooling import AdaptiveMean
+from convnext_dense.mm.export.traceable import traceable
 
 SIDES = (1, 2, 3, 5, 6, 7, 12, 13, 31)
 
@@ -31,7 +32,7 @@ def test_a_model_gets_them_in_a_copy():
     model = nn.Sequential(
         nn.AdaptiveAvgPool2d(6), nn.Sequential(nn.AdaptiveAvgPool2d((3, 2))), nn.AdaptiveAvgPool2d(1)
     )
-    changed = with_products(model)
+    changed = traceable(model)
     assert [type(m).__name__ for m in changed.modules() if not isinstance(m, nn.Sequential)] == [
         *("AdaptiveMean", "AdaptiveMean", "AdaptiveAvgPool2d")
     ]
