@@ -139,7 +139,7 @@ docs: $(DOCS)/.installed
 docs-serve: $(DOCS)/.installed
 	$(MKDOCS) serve --livereload $(SERVE_ARGS)
 
-tutorials: $(RUNTIME)
+tutorials: $(DEV)
 	OMP_NUM_THREADS=1 $(PY) tools/dev/tutorials.py $(TUTORIALS) $(if $(CHECK),--check)
 
 pictures: $(RUNTIME)

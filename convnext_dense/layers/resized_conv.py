@@ -134,7 +134,10 @@ def taps_of_resized(x: Tensor, weight: Tensor, hw: HW, align_corners: bool) -> t
 
 
 def resizing_taps(small: int, large: int, align_corners: bool, like: Tensor) -> Tensor:
-    """(3, small, large): ``v @ matrix[k]`` resizes ``v`` and shifts it by ``k - 1``, with zeros outside."""
+    """(3, small, large): ``v @ matrix[k]`` resizes ``v`` and shifts it by ``k - 1``, with zeros outside.
+
+    In the dtype of ``like``: autocast on CUDA resizes in float32, and leaves in-place products as they are.
+    """
     identity = torch.eye(small, dtype=like.dtype, device=like.device).view(1, small, 1, small)
     padded = F.pad(resized(identity, (1, large), align_corners)[0, :, 0], (1, 1))
-    return torch.stack([padded[:, k : k + large] for k in range(3)])
+    return torch.stack([padded[:, k : k + large] for k in range(3)]).to(like.dtype)
