@@ -1,6 +1,6 @@
 """mmpretrain's ConvNeXt, for comparison."""
 
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from convnext_dense.models.archs import Arch
@@ -14,9 +14,6 @@ def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
         CheckpointError: mmpretrain is not installed.
     """
     optional("mmpretrain.models", "mmpretrain's ConvNeXt")
-    from mmpretrain.registry import MODELS
-
-    init_default_scope("mmpretrain")
     backbone = dict(
         type="mmpretrain.ConvNeXt",
         arch=dict(depths=list(arch.depths), channels=list(arch.dims)),
@@ -25,11 +22,19 @@ def mmpretrain_model(arch: Arch, use_grn: bool, num_classes: int) -> nn.Module:
     )
     if not num_classes:
         dense = dict(out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
-        return MODELS.build(dict(backbone, **dense))
+        return _built(dict(backbone, **dense))
     head = dict(
         type="LinearClsHead",
         num_classes=num_classes,
         in_channels=arch.dims[-1],
         loss=dict(type="CrossEntropyLoss"),
     )
-    return MODELS.build(dict(type="ImageClassifier", backbone=backbone, head=head))
+    return _built(dict(type="ImageClassifier", backbone=backbone, head=head))
+
+
+def _built(cfg: dict) -> nn.Module:
+    """Build in mmpretrain's scope, where ``ConvNeXt`` is its own; the scope of the process stays."""
+    from mmpretrain.registry import MODELS
+
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return MODELS.build(cfg)
