@@ -23,7 +23,7 @@ from convnext_dense.mm.export.kinds import is_detector, why_not
 from convnext_dense.mm.export.operators import OPSET
 from convnext_dense.mm.export.prepare import Prepare
 from convnext_dense.mm.export.segmentors import Segmentor
-from convnext_dense.mm.export.traceable import traceable
+from convnext_dense.mm.export.traceable import needs_size, traceable
 from convnext_dense.mm.models.small_inputs import smallest_side
 from convnext_dense.mm.type_names import type_name
 
@@ -76,6 +76,9 @@ def load(
     model: nn.Module = MODELS.build(cfg.model)
     if reason := why_not(model):
         raise UserError(f"{recipe} cannot be exported: {reason}")
+    if needs_size(model) and fixed_hw is None:
+        size = model.test_cfg.get("crop_size") or (800, 1344)
+        raise UserError(f"{recipe} has a Swin, which is exported for one size: --size {size[0]} {size[1]}")
     if labels and is_detector(model):
         raise UserError(f"{recipe} is a detector, whose outputs are boxes; leave out --labels")
     meta = load_model(model, checkpoint).get("dataset_meta") or dataset_meta(cfg)

@@ -13,9 +13,18 @@ def traceable(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     replace_pools(model)
     for module in model.modules():
-        if type(module).__name__ == "ShiftWindowMSA":  # of Swin, in mmdet and in mmseg
+        if _has_windows(module):
             module.window_reverse = MethodType(_window_reverse, module)
     return model
+
+
+def needs_size(model: nn.Module) -> bool:
+    """Whether only inputs of one size can be traced: the windows of a Swin depend on it in too many ways."""
+    return any(map(_has_windows, model.modules()))
+
+
+def _has_windows(module: nn.Module) -> bool:
+    return type(module).__name__ == "ShiftWindowMSA"  # of Swin, in mmdet and in mmseg
 
 
 def _window_reverse(self: nn.Module, windows: Tensor, height: int, width: int) -> Tensor:

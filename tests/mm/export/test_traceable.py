@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("onnxscript")
 
-from convnext_dense.mm.export.traceable import traceable
+from convnext_dense.mm.export.traceable import needs_size, traceable
 
 
 @pytest.mark.parametrize("toolbox", ["mmdet", "mmseg"])
@@ -22,5 +22,6 @@ def test_swin_computes_the_same_for_any_number_of_images(toolbox):
             torch.testing.assert_close(ours, theirs)
         dim = torch.export.Dim.DYNAMIC
         traced = torch.export.export(changed, (x,), dynamic_shapes=({0: dim},), strict=False)
+        assert needs_size(model) and not needs_size(torch.nn.Conv2d(1, 1, 1))
         for ours, theirs in zip(traced.module()(x[:2]), model(x[:2]), strict=True):
             torch.testing.assert_close(ours, theirs)
