@@ -17,6 +17,7 @@ and of a score or a mask's probability."""
 
 
 SCENE = 160  # pixels, as in the demo
+BORDER = 20  # pixels
 
 
 class Verdict(NamedTuple):
@@ -49,11 +50,14 @@ def compare(model: Exportable, engine: Engine, inputs: Sequence[np.ndarray]) -> 
 
 
 def valid_sizes(count: int, metadata: Metadata) -> np.ndarray | None:
-    """(N, 2) heights and widths for a network of one size: the whole, and less of it for the others."""
+    """(N, 2) heights and widths for a network of one size: the whole, and a border less for each next image.
+
+    A narrow one: inside a wide one all places look alike, and nothing decides the order of their boxes.
+    """
     if metadata.fixed_hw is None:
         return None
     whole = np.array(metadata.fixed_hw, np.int64)
-    return np.stack([np.maximum(whole - whole * i // (count + 1), 1) for i in range(count)])
+    return np.stack([np.maximum(whole - BORDER * i, 1) for i in range(count)])
 
 
 def example_inputs(metadata: Metadata) -> list[np.ndarray]:

@@ -88,12 +88,12 @@ def describe(proto: onnx.ModelProto, model: Exportable) -> None:
 
 
 def values_by_module(proto: onnx.ModelProto) -> dict[str, list[str]]:
-    """Module -> what its own nodes compute, without those of the modules inside it."""
+    """Module -> what its nodes compute, with those of the modules inside it: one of them may come last."""
     found: dict[str, list[str]] = {}
     for node in proto.graph.node:
         notes = {prop.key: prop.value for prop in node.metadata_props}
         path = ast.literal_eval(notes.get(SCOPES, "[]"))[:-1]  # the last is the operation
-        for module in path[-1:]:
+        for module in filter(None, path):
             found.setdefault(module, []).extend(node.output[:1])
     return found
 
