@@ -85,6 +85,7 @@ SLOW = {
     r"test_exchange\.py::test_operators_that_do_not": "the return to the old one, after a wheel that fails",
     r"export/test_kinds\.py::test_every_recipe_can\[(?!.*(convnext_t|v2_atto|swin_t))": "sizes T and atto",
     r"export/test_write\.py::test_(what_a_whole|it_computes|.*_of_a_whole|one_size)": "a small network",
+    r"test_speed_command\.py::test_exported_models": "`make deploy`, which times them",
     r"export/test_operators\.py::test_pooling_in_onnx": "NMS in ONNX",
     r"export/test_write\.py::test_half_precision": "the same in float32",
     r"export/test_traceable\.py": "`--check`, at each export of a Swin",

@@ -84,7 +84,7 @@ def test_whole_models(row, tmp_path, monkeypatch):
     monkeypatch.setattr(mm_models, "PROPOSALS", 20)
     monkeypatch.setattr(mm_models, "MASK_ROIS", 5)
     file = tmp_path / "speed.jsonl"
-    run(row, "--part", "model", "--shape", 64, 96, "--repeats", 1, "--json", file)
+    run(row, "--part", "model", "--shape", 64, 96, "--repeats", 1, "--json", file, "--peers", "stock")
     inference, stock, training, stock_training = records(file)
     assert (inference["part"], inference["row"], inference["contender"]) == ("model", row, row)
     assert inference["fused"] and inference["kept_bytes"] is None and inference["ratio"] > 0
@@ -92,6 +92,20 @@ def test_whole_models(row, tmp_path, monkeypatch):
     assert stock["contender"] == stock_training["contender"] == f"{row}, stock"
     assert not stock["ours"] and not stock["fused"] and stock["ratio"] == 1
     assert stock_training["kept_bytes"] > 0 and stock_training["ratio"] == 1
+
+
+def test_exported_models_in_other_engines(tmp_path):
+    pytest.importorskip("onnxscript")
+    for engine in ("onnxruntime", "openvino"):
+        pytest.importorskip(engine)
+    file = tmp_path / "speed.jsonl"
+    shape = ("--part", "model", "--pass", "inference", "--shape", 64, 96, "--repeats", 1)
+    run("demo/mask_rcnn_shapes", *shape, "--peers", "onnxruntime", "openvino", "--json", file)
+    ours, *others = records(file)
+    assert ours["ours"] and [other["contender"].split(", ")[1].split()[0] for other in others] == [
+        *("onnxruntime", "openvino")
+    ]
+    assert all(other["median_ms"] > 0 and not other["ours"] for other in others)
 
 
 @pytest.mark.parametrize("row", ["demo/mask_rcnn_shapes", "demo/upernet_shapes"])
