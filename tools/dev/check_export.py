@@ -131,6 +131,7 @@ def main() -> int:
     table = [("model", "precision", "MiB", "figure", "PyTorch", "ONNX Runtime", "difference")]
     failed = []
     if args.python:
+        args.python = args.python.absolute()  # not resolved: the link is what makes it an environment
         with tempfile.TemporaryDirectory() as folder:
             pip(args.python, "install", "--no-deps", "--force-reinstall", build(Path(folder)))
     speeds = [("model", "CPU ms of a picture, medians", "")]
@@ -142,7 +143,7 @@ def main() -> int:
             files.append(file)
             failed += [] if passed else [f"{file.name}: accuracy"]
             if precision == "fp32" and args.python:
-                same = same_predictions(task, file, args.python.absolute(), args.out)
+                same = same_predictions(task, file, args.python, args.out)
                 print(f"{file.name} without torch: predictions {'equal' if same else 'DIFFER'}", flush=True)
                 failed += [] if same else [f"{file.name}: predictions without torch"]
         speeds += cpu_times(task, files)
