@@ -1,25 +1,21 @@
 import copy
 
-from mmengine.config import Config, config
+from mmengine.config import Config
 
 from convnext_dense.mm.config.formatted import FormattedOnce
 
 
 def test_the_text_is_that_of_mmengine_and_is_formatted_once(monkeypatch):
-    formatted = []
-    original = config.FormatCode
-    monkeypatch.setattr(
-        config, "FormatCode", lambda text, **style: (formatted.append(text), original(text, **style))[1]
-    )
     entries = dict(model=dict(type="A", depths=[3, 3, 9, 3]), rate=1e-4)
-    plain = Config(entries)
-    cfg = FormattedOnce.of(plain)
-    assert cfg.pretty_text == plain.pretty_text
-    formatted.clear()
-    assert cfg.pretty_text == copy.deepcopy(cfg).pretty_text == plain.pretty_text
-    assert len(formatted) == 1  # that of the plain config
+    expected = Config(entries).pretty_text
+    original, asked = Config.pretty_text.fget, []
+    monkeypatch.setattr(Config, "pretty_text", property(lambda cfg: (asked.append(cfg), original(cfg))[1]))
+    cfg = FormattedOnce.of(Config(entries))
+    assert cfg.pretty_text == copy.deepcopy(cfg).pretty_text == cfg.pretty_text == expected
+    assert len(asked) == 1
     cfg.model.depths[2] = 27
-    assert "27" in cfg.pretty_text and cfg.pretty_text == Config(cfg.to_dict()).pretty_text
+    assert "27" in cfg.pretty_text and cfg.pretty_text == original(Config(cfg.to_dict()))
+    assert len(asked) == 2
 
 
 def test_the_entries_are_shared_with_the_config():
