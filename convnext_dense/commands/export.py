@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.size and min(args.size) < 1:
         raise UserError(f"--size {args.size[0]} {args.size[1]}: height and width in pixels")
+    if args.pictures < 1:
+        raise UserError(f"--pictures {args.pictures}: at least 1")
     if args.calibration and not args.int8:
         raise UserError("--calibration is for --int8")
     cfg = load_config(args.config, args.cfg_options)

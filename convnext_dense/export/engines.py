@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO behind one call; each is imported when it is asked for."""
+"""ONNX Runtime and OpenVINO with one interface; each is imported when it is asked for."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """``convnext-dense export``: errors of one line, and what the other commands make of its file."""
 
+import errno
 import json
 import sys
 
@@ -78,8 +79,14 @@ def test_a_place_that_cannot_be_written_to(checkpoint, tmp_path, monkeypatch):
     )
     assert "cannot make file" in refused("export", DETECTOR, checkpoint, "-o", "file/m.onnx")
     assert "give m.onnx" in refused("export", DETECTOR, checkpoint, "-o", "m.pth")
-    monkeypatch.setattr(run.os, "access", lambda *args: False)
-    assert "give another folder" in refused("export", DETECTOR, checkpoint, "-o", "folder/m.onnx")
+
+    def full(**entries):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run.tempfile, "TemporaryFile", full)
+    said = refused("export", DETECTOR, checkpoint, "-o", "folder/m.onnx")
+    assert "cannot write to folder (No space left on device); give another folder" in said
+    assert "tracing" not in said
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
 

@@ -32,7 +32,7 @@ from convnext_dense.mm.engine.hooks.pictures import draw
 from convnext_dense.mm.errors import explain
 from convnext_dense.mm.models.autocast import predict_in
 from convnext_dense.mm.models.folded_norms import fold_model
-from convnext_dense.mm.models.onnx_model import OnnxModel, check_exported, is_exported
+from convnext_dense.mm.models.onnx_model import OnnxModel, check_exported, check_fits, is_exported
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.mm.type_names import type_name
@@ -76,6 +76,7 @@ class Predictor:
         if is_exported(checkpoint):
             check_exported(dtype)
             self.model = OnnxModel(checkpoint, engine)
+            check_fits(self.model.predictor.metadata, checkpoint, cfg.model, ())
             meta = self.model.dataset_meta
         else:
             self.model, meta = _trained(cfg, checkpoint, fused, dtype)

@@ -25,6 +25,7 @@ from convnext_dense.mm.config.startup import drop_incomplete, set_loaders
 from convnext_dense.mm.config.toolboxes import for_toolboxes
 from convnext_dense.mm.config.tta import set_tta
 from convnext_dense.mm.datasets.custom_classes import set_own_data
+from convnext_dense.mm.datasets.declared import dataset_meta
 from convnext_dense.mm.datasets.paths import check_data, set_data_root
 from convnext_dense.mm.datasets.repair import tolerate_bad_data
 from convnext_dense.mm.datasets.truth import follow_datasets
@@ -45,7 +46,7 @@ from convnext_dense.mm.mmcv_ext import ops_line
 from convnext_dense.mm.models.autocast import predict_in
 from convnext_dense.mm.models.batch_norm import allow_one_value
 from convnext_dense.mm.models.mixed_sizes import allow_mixed_sizes
-from convnext_dense.mm.models.onnx_model import OnnxModel, check_exported, is_exported
+from convnext_dense.mm.models.onnx_model import OnnxModel, check_exported, check_fits, is_exported
 from convnext_dense.mm.models.sliding_window import bound_predictions
 from convnext_dense.mm.models.small_inputs import pad_small_inputs
 from convnext_dense.models.compile import compile_in_place
@@ -283,8 +284,13 @@ def testing_runner(
 
 
 def _exported_runner(cfg: Config, path: str, engine: EngineName, notes: Sequence[str | None]) -> Runner:
-    """A runner ready for ``test()`` with an exported file in the place of the model."""
+    """A runner ready for ``test()`` with an exported file in the place of the model.
+
+    Raises:
+        UserError: a file of another task or other classes.
+    """
     model = OnnxModel(path, engine)
+    check_fits(model.predictor.metadata, path, cfg.model, dataset_meta(cfg).get("classes") or ())
     cfg.load_from = None
     runner = RUNNERS.build(cfg)
     runner.model = model

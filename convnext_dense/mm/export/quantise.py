@@ -1,6 +1,8 @@
 """Half precision and 8-bit integers: smaller files, whose accuracy is measured and not promised."""
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from convnext_dense.errors import UserError
+from convnext_dense.errors import DenseError, UserError
 from convnext_dense.export.metadata import KEY, Metadata
 from convnext_dense.export.runtime import Predictor
 from convnext_dense.mm.export.load import Exportable
@@ -44,11 +46,12 @@ class Recorder:
 
 
 def calibration_inputs(path: Path, pictures: Iterable[Path]) -> Iterator[dict[str, np.ndarray]]:
-    """What the network of a file gets to see of pictures, one input at a time."""
+    """What the network of a file gets to see of pictures, one input at a time; bad pictures are left out."""
     predictor = Predictor(path, "onnxruntime")
     recorder = Recorder(predictor)  # type: ignore[arg-type]
     for picture in pictures:
-        predictor(picture)
+        with contextlib.suppress(DenseError, OSError):
+            predictor(picture)
         yield from recorder.inputs
         recorder.inputs.clear()
 
@@ -72,19 +75,20 @@ def to_int8(path: Path, target: Path, pictures: Iterable[Path]) -> None:
         pictures: images that the ranges of the activations are measured on.
 
     Raises:
-        UserError: no picture.
+        UserError: no picture that can be read.
         MissingPackageError: onnxruntime is not installed.
     """
     tools = optional("onnxruntime.quantization", "int8", "onnxruntime")
     inputs = calibration_inputs(path, pictures)
+    if (first := next(inputs, None)) is None:
+        raise UserError(
+            "int8 needs pictures to measure ranges on, and none can be read; give --calibration FOLDER"
+        )
+    feeds = itertools.chain([first], inputs)
 
     class Reader(tools.CalibrationDataReader):
-        count = 0
-
         def get_next(self) -> dict[str, np.ndarray] | None:
-            feed = next(inputs, None)
-            self.count += feed is not None
-            return feed
+            return next(feeds, None)
 
     reader, proto = Reader(), onnx.load(path)
     tools.quantize_static(
@@ -98,8 +102,6 @@ def to_int8(path: Path, target: Path, pictures: Iterable[Path]) -> None:
         activation_type=tools.QuantType.QUInt8,
         weight_type=tools.QuantType.QInt8,
     )
-    if not reader.count:
-        raise UserError("int8 needs pictures to measure ranges on; give --calibration FOLDER")
     quantised = onnx.load(target)
     metadata = Metadata.from_json({prop.key: prop.value for prop in proto.metadata_props}[KEY])
     onnx.helper.set_model_props(quantised, {KEY: dataclasses.replace(metadata, precision="int8").to_json()})

@@ -1,7 +1,6 @@
 """One export from beginning to end: build, trace, write, check."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -150,8 +149,10 @@ def check_path(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {out.parent}: {error.strerror}") from None
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"cannot write to {out.parent}; give another folder")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()  # asks the disk, as permissions do not say it all
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent} ({error.strerror}); give another folder") from None
 
 
 def calibration_pictures(cfg: Config, request: Request) -> list[Path]:

@@ -1,6 +1,6 @@
 """An exported file in the place of a model, in tests and predictions of mmengine's runner."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from convnext_dense.errors import UserError
 from convnext_dense.export.engines import EngineName
 from convnext_dense.export.images import load_rgb
+from convnext_dense.export.metadata import Metadata
 from convnext_dense.export.runtime import Predictor, Result
 from convnext_dense.recipes import list_configs
 
@@ -48,6 +49,34 @@ def check_exported(dtype: str, tta: bool = False, compiled: bool = False) -> Non
         raise UserError("--tta: an exported file predicts at one scale; test the checkpoint")
     if dtype != "fp32":
         raise UserError(f"--dtype {dtype}: an exported file has its own precision; export it with --half")
+
+
+def check_fits(metadata: Metadata, path: str | Path, model: Mapping, classes: Sequence[str]) -> None:
+    """Check that an exported file is of the same task and classes as a config.
+
+    A checkpoint of another model does not load; a file would run, with labels that mean something else.
+
+    Args:
+        metadata: of the file.
+        path: the file.
+        model: the config's model.
+        classes: names in the config's test dataset; none where they are not known.
+
+    Raises:
+        UserError: another task, another number of classes, or the same names in another order.
+    """
+    kind = "segmentor" if "decode_head" in model else "detector"
+    if metadata.kind != kind:
+        raise UserError(
+            f"{path} is a {metadata.kind}, exported from {metadata.recipe}; the config's model is a {kind}"
+        )
+    theirs, ours = list(metadata.classes), list(classes)
+    if theirs and ours and (len(theirs) != len(ours) or (theirs != ours and set(theirs) == set(ours))):
+        raise UserError(
+            f"{path} has {len(theirs)} classes ({', '.join(theirs[:5])}{', ...' * (len(theirs) > 5)}), the "
+            f"config's test dataset {len(ours)} ({', '.join(ours[:5])}{', ...' * (len(ours) > 5)}); use the "
+            "config in the work folder of the training, or --classes"
+        )
 
 
 class OnnxModel(BaseModel):
