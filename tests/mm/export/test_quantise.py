@@ -45,7 +45,7 @@ def test_int8_is_close_and_says_what_it_is(model, pictures, tmp_path):
 
 
 def test_nothing_to_measure_on_is_one_line(model, pictures, tmp_path):
-    with pytest.raises(UserError, match="none can be read.*--calibration FOLDER"):
+    with pytest.raises(UserError, match=r"none can be read.*--calibration FOLDER"):
         to_int8(model, tmp_path / "small.onnx", pictures[1:3])
     assert not (tmp_path / "small.onnx").exists()
 
