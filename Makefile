@@ -112,12 +112,15 @@ matrix: $(RUNTIME)
 doctor: $(RUNTIME)
 	$(PY) tools/doctor.py
 
-# The backbone at 512x512, a few minutes in total; docs/performance.md has the other commands.
+# The backbone and UperNet at 512x512, a few minutes in total; docs/performance.md has the other commands.
 BACKBONE = OMP_NUM_THREADS=1 $(PEERS)/bin/python -W ignore tools/dev/bench_backbone.py
-bench: $(RUNTIME) $(PEERS)/.installed
+WHOLE = OMP_NUM_THREADS=1 $(PY) -W ignore tools/benchmark.py speed upernet/convnext_t_512_160k --part model --shape 512 512
+bench: $(DEV) $(PEERS)/.installed
 	$(BACKBONE) tiny base --pass training --device meta --shape 512 512 --memory plain lean leaner
 	$(BACKBONE) tiny --shape 512 512 --channels-last --bound --memory plain lean leaner
 	$(BACKBONE) tiny --shape 512 512 --pass inference --dtype bf16 --channels-last --bound
+	$(WHOLE) --pass inference --peers stock onnxruntime openvino --repeats 3
+	$(WHOLE) --pass training --batch 2 --peers stock --repeats 1
 	$(PY) tools/dev/bench_ops.py
 	$(PY) tools/dev/bench_windows.py
 

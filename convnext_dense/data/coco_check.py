@@ -68,7 +68,7 @@ def select_categories(names: Sequence[str], wanted: Sequence[str] | None, source
     if missing:
         raise ClassNamesError(
             f"{source} has no category {missing[0]!r} ({len(missing)} of {len(wanted)} names are missing);"
-            f" it has {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+            f" it has {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}; --classes names others"
         )
     return tuple(name for name in names if name in wanted)
 

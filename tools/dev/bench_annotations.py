@@ -125,7 +125,8 @@ def figures() -> dict[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "cpu s": used.ru_utime + used.ru_stime,
-        "peak": used.ru_maxrss / 2**20,
+        # not ru_maxrss, which starts with what the parent had
+        "peak": proc_bytes("/proc/self/status", "VmHWM") / 2**30,
         "resident": memory("Rss"),
     }
 
@@ -169,9 +170,9 @@ def main() -> None:
     print(aligned(rows))
 
 
-def run(case: str, file: Path) -> dict[str, float]:
+def run(case: str, file: Path, script: str = __file__) -> dict[str, float]:
     """Figures of one case, in a process of its own."""
-    command = [sys.executable, "-W", "ignore", __file__, "--case", case, "--like", str(file)]
+    command = [sys.executable, "-W", "ignore", script, "--case", case, "--like", str(file)]
     start = time.monotonic()
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
