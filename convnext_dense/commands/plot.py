@@ -2,12 +2,12 @@
 
     python tools/plot.py curves work_dirs/A work_dirs/B          # losses, learning rates, AP or mIoU
     python tools/plot.py cost cascade                            # accuracy against MACs, parameters, latency
-    python tools/plot.py pr work_dirs/benchmark/A/evaluation     # precision over recall, by class and size
+    python tools/plot.py pr work_dirs/A                          # precision over recall, by class and size
     python tools/plot.py confusion EVALUATION                    # what is taken for what
     python tools/plot.py classes EVALUATION                      # AP or IoU of each class
     python tools/plot.py worst EVALUATION                        # what the model gets most wrong
 
-EVALUATION is the folder that tools/benchmark.py accuracy names.
+EVALUATION is a run's work folder, whose newest evaluation is taken, or the folder that tools/test.py names.
 """
 
 import argparse
@@ -87,7 +87,9 @@ def add_command(subcommands: Any, name: str, draw: Draw, text: str) -> argparse.
 
 def add_evaluation(subcommands: Any, name: str, draw: Draw, text: str) -> argparse.ArgumentParser:
     parser = add_command(subcommands, name, draw, text)
-    parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="folder of an evaluation")
+    parser.add_argument(
+        "evaluation", type=Path, metavar="EVALUATION", help="folder of a run, or of one of its evaluations"
+    )
     return parser
 
 

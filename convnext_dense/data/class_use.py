@@ -205,7 +205,7 @@ def object_use(
     lost += Counter({NO_MASK: masks})
     lost -= Counter({CROWD: masks})
     remedies = {
-        NO_MASK: "give outlines, or train a detector without a mask head (with_mask=False, metric bbox)",
+        NO_MASK: "give outlines, or train without a mask head: --boxes-only",
         CROWD: "iscrowd=1 marks regions to ignore; write 0 for single objects",
         too_small: f"lower min_size: the largest shorter side is {max(sides.values(), default=0)}",
         elsewhere: f"the classes asked for are {_some(list(classes))}",

@@ -98,7 +98,7 @@ def read_scenes(
         coco = COCO(str(annotations))
     numbers = {c["id"]: classes.index(c["name"]) for c in coco.dataset["categories"] if c["name"] in classes}
     truths = {
-        image_id: _objects([(a, coco.annToRLE(a)) for a in coco.imgToAnns[image_id]], numbers)
+        image_id: _objects([(a, _mask(coco, a)) for a in coco.imgToAnns[image_id]], numbers)
         for image_id in coco.imgs
     }
     by_image: dict[int, list] = {image_id: [] for image_id in coco.imgs}
@@ -112,6 +112,11 @@ def read_scenes(
     }
     found = {image_id: _objects(entries, numbers) for image_id, entries in by_image.items()}
     return Scenes(tuple(classes), files, wh, truths, found)
+
+
+def _mask(coco: COCO, annotation: Mapping) -> dict | None:
+    """Run-length code of an annotation; an absent or empty outline means that it has a box alone."""
+    return coco.annToRLE(annotation) if annotation.get("segmentation") else None
 
 
 def _objects(entries: Iterable[tuple[Mapping, dict | None]], numbers: Mapping[int, int]) -> Objects:

@@ -61,14 +61,13 @@ class Evaluation:
     def load(cls, folder: str | Path) -> "Evaluation":
         """Read an evaluation that :meth:`save` wrote.
 
+        Args:
+            folder: of an evaluation, or of a run, whose newest evaluation is read.
+
         Raises:
             FileNotFoundError: the folder has no evaluation.
         """
-        folder = Path(folder)
-        if not (folder / NAME).is_file():
-            raise FileNotFoundError(
-                f"no {NAME} in {folder}: make it by tools/benchmark.py accuracy ROW|CONFIG --out {folder}"
-            )
+        folder = newest_evaluation(folder)
         content = json.loads((folder / NAME).read_text())
         content["classes"], content["scenes"] = tuple(content["classes"]), tuple(content["scenes"])
         with np.load(folder / "arrays.npz") as arrays:
@@ -84,6 +83,21 @@ class Evaluation:
             if (self.folder / f"{kind}.json").is_file():
                 return read_detections(self.folder / f"{kind}.json")
         raise FileNotFoundError(f"no segm.json and no bbox.json in {self.folder}")
+
+
+def newest_evaluation(folder: str | Path) -> Path:
+    """The folder itself if it holds an evaluation, else the one in it that was written last.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = Path(folder)
+    if (folder / NAME).is_file():
+        return folder
+    found = sorted(folder.glob(f"*/{NAME}"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise FileNotFoundError(f"no {NAME} in {folder}: tools/test.py CONFIG CHECKPOINT writes one")
+    return found[-1].parent
 
 
 def detection_classes(precisions: Mapping[str, Precision]) -> dict[str, dict[str, float | None]]:

@@ -124,3 +124,13 @@ def test_masks_count_where_there_are_masks(tmp_path):
     code = rle.encode(np.asfortranarray(mask))
     detection = {**found("cat", FAR), "segmentation": dict(size=code["size"], counts=code["counts"].decode())}
     assert mistakes(scenes(tmp_path, [truth("cat", HERE)], [detection])) == []
+
+
+@pytest.mark.parametrize("outline", [None, []])
+def test_objects_with_boxes_alone_are_matched_by_their_boxes(tmp_path, outline):
+    boxed = {key: value for key, value in truth("cat", HERE).items() if key != "segmentation"}
+    if outline is not None:
+        boxed["segmentation"] = outline
+    read = scenes(tmp_path, [boxed, truth("dog", FAR)], [found("cat", HERE), found("cat", FAR)])
+    assert [(m.kind, m.label) for m in mistakes(read)] == [("class", 0)]
+    assert confusion(read).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]

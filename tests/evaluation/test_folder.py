@@ -1,5 +1,7 @@
 """Counted pixels against sums made one by one, and the folder of an evaluation."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -53,5 +55,14 @@ def test_an_evaluation_reads_back(tmp_path):
 
 
 def test_a_folder_without_an_evaluation_says_how_to_get_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"tools/benchmark\.py accuracy"):
+    with pytest.raises(FileNotFoundError, match=r"tools/test\.py CONFIG CHECKPOINT"):
         Evaluation.load(tmp_path)
+
+
+def test_of_a_run_the_evaluation_that_was_written_last_is_read(tmp_path):
+    for age, name in enumerate(("evaluation_2", "evaluation", "evaluation_3")):
+        made = Evaluation(tmp_path / name, "detection", ("a",), "i", "a", record={"name": name}, per_class={})
+        made.save()
+        os.utime(tmp_path / name / "evaluation.json", (1000 - age, 1000 - age))
+    assert Evaluation.load(tmp_path).record["name"] == "evaluation_2"
+    assert Evaluation.load(tmp_path / "evaluation").record["name"] == "evaluation"

@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.boxes_only import drop_masks
 from convnext_dense.mm.config.edit import (
     BatchRule,
     has_batch_norm,
@@ -21,7 +22,7 @@ from convnext_dense.mm.config.edit import (
     set_ema,
     set_pretrained,
 )
-from convnext_dense.mm.config.startup import check_evaluation
+from convnext_dense.mm.config.startup import check_evaluation, replace_missing_test
 from convnext_dense.mm.datasets.annotation_cache import cache_folder
 from convnext_dense.mm.datasets.custom_classes import set_own_data
 from convnext_dense.mm.datasets.paths import SPLITS, check_data
@@ -62,6 +63,12 @@ class TrainOptions(Options):
         default=False,
         action="store_true",
         help="start from the model of load_from without the layers that depend on its classes",
+    )
+    boxes_only: bool = option(
+        "--boxes-only",
+        default=False,
+        action="store_true",
+        help="leave the mask head out, for annotations with boxes alone",
     )
     seed: int | None = option(
         "--seed", type=int, help="seed of the random numbers (default: a new one, or the resumed run's)"
@@ -128,6 +135,9 @@ def training_config(
         UserError, DatasetNotFoundError, CheckpointError: see :mod:`convnext_dense.mm.errors`.
     """
     cfg, notes = open_config(source, options, "train")
+    if options.boxes_only:
+        notes.append(drop_masks(cfg))
+    notes.append(replace_missing_test(cfg))
     check_data(cfg, splits)
     notes += set_own_data(cfg, options.classes, splits, strict=options.strict_data)
     checkpoint, resume_notes = resume_point(cfg, options.resume)

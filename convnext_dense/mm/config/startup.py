@@ -1,13 +1,15 @@
 """Settings of a run that cannot work, or not as they look: corrected, or said, before it starts."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 
 from convnext_dense.mm.config.evaluators import check_evaluators, check_figures
-from convnext_dense.mm.datasets.paths import SPLITS
+from convnext_dense.mm.datasets.paths import SPLITS, expected_paths
 from convnext_dense.mm.type_names import type_name
 
+FOREVER = 10**9  # the end of a schedule that has none, in mmengine
 OF_WORKERS = ("persistent_workers", "prefetch_factor", "multiprocessing_context", "timeout")
 
 
@@ -32,6 +34,19 @@ def drop_incomplete(cfg: Config, splits: tuple[str, ...]) -> None:
                 cfg["param_scheduler"] = None
 
 
+def replace_missing_test(cfg: Config) -> str | None:
+    """Put the val set in the place of a test set that is not there; return the line that says so.
+
+    Training does not read the test set, and whoever names the files of their own data forgets it first.
+    """
+    missing = [path for path in expected_paths(cfg, ("test",)) if not path.exists()]
+    if not missing or not cfg.get("val_dataloader"):
+        return None
+    for part in ("dataloader", "evaluator"):
+        cfg[f"test_{part}"] = copy.deepcopy(cfg.get(f"val_{part}"))
+    return f"test_dataloader: no {missing[0]}, so the val set takes its place"
+
+
 def check_evaluation(cfg: Config) -> list[str]:
     """Check what a run meets at its first evaluation or checkpoint; return lines for the user.
 
@@ -47,7 +62,7 @@ def check_evaluation(cfg: Config) -> list[str]:
 
 
 def check_intervals(cfg: Config) -> list[str]:
-    """Lines about evaluations and checkpoints that never come, or rarely."""
+    """Lines about evaluations, checkpoints and drops of the learning rate that never come, or rarely."""
     by_epoch = "max_epochs" in cfg.train_cfg
     unit, key = ("epochs", "max_epochs") if by_epoch else ("steps", "max_iters")
     end = cfg.train_cfg.get(key)
@@ -60,6 +75,7 @@ def check_intervals(cfg: Config) -> list[str]:
             notes.append(f"train_cfg.val_interval={interval}: {end} {unit} are evaluated at the end only")
     if end is not None:  # a loop of its own may count in another way
         notes.append(_checkpoint_note(cfg, by_epoch))
+        notes += _schedule_notes(cfg, by_epoch, end, unit)
     return [note for note in notes if note]
 
 
@@ -73,3 +89,31 @@ def _checkpoint_note(cfg: Config, by_epoch: bool) -> str | None:
             "has one: only its end is kept as a regular checkpoint; by_epoch=False counts iterations"
         )
     return None
+
+
+def _schedule_notes(cfg: Config, by_epoch: bool, end: int, unit: str) -> Iterator[str]:
+    """Lines about schedules of the learning rate that go on beyond the run, which was shortened."""
+    schedulers = cfg.get("param_scheduler") or ()
+    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else ()):
+        last, steps = scheduler.get("end", FOREVER), scheduler.get("milestones", ())
+        late = any(step >= end for step in steps)
+        if scheduler.get("by_epoch", True) != by_epoch or not (late or end < last < FOREVER):
+            continue
+        fitting = []
+        if steps:
+            share = end / (last if last < FOREVER else max(steps))
+            fitting.append(f"milestones=[{','.join(str(_step(step * share, end)) for step in steps)}]")
+        if last < FOREVER:
+            fitting.append(f"end={end}")
+        entry = f"param_scheduler.{i}"
+        listed = " and ".join(f"{step:,}" for step in steps)
+        what = f"lowers the learning rate at {listed}" if steps else f"ends at {last:,}"
+        yield (
+            f"{entry} ({type_name(scheduler)}) {what}, and the run ends at {end:,} {unit}; to shorten it "
+            f"as well: --cfg-options {' '.join(f'{entry}.{change}' for change in fitting)}"
+        )
+
+
+def _step(where: float, end: int) -> int:
+    """The nearest whole number inside a run."""
+    return max(1, min(end - 1, round(where)))

@@ -86,14 +86,29 @@ def required_paths(data: ConfigDict) -> list[Path]:
     return [root / part for part in parts if part]
 
 
+def expected_paths(cfg: Config, splits: tuple[str, ...] = SPLITS) -> dict[Path, list[str]]:
+    """Files and folders on disk that data sets name -> the loaders that read them."""
+    readers: dict[Path, list[str]] = {}
+    for split in splits:
+        for data in datasets_of(cfg, (split,)):
+            if data.get("backend_args"):  # a storage backend (S3, petrel)
+                continue
+            for path in required_paths(data):
+                loaders = readers.setdefault(path, [])
+                if f"{split}_dataloader" not in loaders:
+                    loaders.append(f"{split}_dataloader")
+    return readers
+
+
 def check_data(cfg: Config, splits: tuple[str, ...] = SPLITS) -> None:
     """Raise :class:`DatasetNotFoundError` with the first missing path, the expected layout and the remedy."""
-    # files in a storage backend (S3, petrel) are not checked here
-    local = [data for data in datasets_of(cfg, splits) if not data.get("backend_args")]
-    paths = list(dict.fromkeys(path for data in local for path in required_paths(data)))
-    missing = [path for path in paths if not path.exists()]
+    readers = expected_paths(cfg, splits)
+    missing = [path for path in readers if not path.exists()]
     if missing:
-        layout = "\n".join(f"  {'missing' if path in missing else 'found  '}  {path}" for path in paths)
+        layout = "\n".join(
+            f"  {'missing' if path in missing else 'found  '}  {path} ({', '.join(loaders)})"
+            for path, loaders in readers.items()
+        )
         raise DatasetNotFoundError(
             f"no dataset at {missing[0]} (give --data-root FOLDER); the layout expected:\n{layout}"
         )

@@ -6,7 +6,12 @@ from torch.utils.data import DataLoader
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.sections import check_needed
-from convnext_dense.mm.config.startup import check_intervals, drop_incomplete, set_loaders
+from convnext_dense.mm.config.startup import (
+    check_intervals,
+    drop_incomplete,
+    replace_missing_test,
+    set_loaders,
+)
 
 WORKERS = dict(persistent_workers=True, prefetch_factor=4, timeout=60, multiprocessing_context="fork")
 
@@ -90,3 +95,51 @@ def run(checkpoint=None, **train_cfg):
 def test_rare_evaluations_and_checkpoints_are_said(cfg, said):
     lines = check_intervals(cfg)
     assert lines == [] if said is None else said in lines[0]
+
+
+STEPS = dict(type="MultiStepLR", by_epoch=True, begin=0, end=36, milestones=[27, 33])
+POLY = dict(type="PolyLR", by_epoch=False, begin=1500, end=160_001)
+WARM_UP = dict(type="LinearLR", by_epoch=False, begin=0, end=1000)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "length", "said"),
+    [
+        (STEPS, dict(max_epochs=36), None),
+        (STEPS, dict(max_epochs=12), "param_scheduler.1.milestones=[9,11] param_scheduler.1.end=12"),
+        (STEPS, dict(max_epochs=30), "lowers the learning rate at 27 and 33, and the run ends at 30 epochs"),
+        (STEPS, dict(max_epochs=2), "milestones=[1,1]"),
+        (dict(STEPS, end=10**9), dict(max_epochs=12), "--cfg-options param_scheduler.1.milestones=[10,11]"),
+        (dict(STEPS, by_epoch=False), dict(max_epochs=12), None),  # counted in another unit
+        (POLY, dict(max_iters=160_001), None),
+        (POLY, dict(max_iters=8000), "ends at 160,001, and the run ends at 8,000 steps"),
+        (dict(type="ReduceOnPlateauLR"), dict(max_epochs=12), None),
+    ],
+)
+def test_a_schedule_that_goes_on_beyond_the_run_is_said(scheduler, length, said):
+    cfg = run(**length, val_interval=1)
+    cfg.param_scheduler = [WARM_UP if "max_epochs" in length else dict(WARM_UP, end=1), scheduler]
+    lines = [line for line in check_intervals(cfg) if "param_scheduler" in line]
+    assert lines == [] if said is None else said in lines[0]
+
+
+def loaders(tmp_path, **files):
+    return Config(
+        {
+            f"{split}_{part}": dict(dataset=dict(type="X", ann_file=str(tmp_path / file)), of=split)
+            for split, file in files.items()
+            for part in ("dataloader", "evaluator")
+        }
+    )
+
+
+def test_a_test_set_that_is_not_there_does_not_stop_training(tmp_path):
+    (tmp_path / "b.json").write_text("{}")
+    cfg = loaders(tmp_path, train="a.json", val="b.json", test="c.json")
+    assert replace_missing_test(cfg) == (
+        f"test_dataloader: no {tmp_path / 'c.json'}, so the val set takes its place"
+    )
+    assert (cfg.test_dataloader, cfg.test_evaluator) == (cfg.val_dataloader, cfg.val_evaluator)
+    cfg = loaders(tmp_path, train="a.json", val="c.json", test="b.json")
+    assert replace_missing_test(cfg) is None and cfg.test_dataloader.of == "test"
+    assert replace_missing_test(loaders(tmp_path, train="a.json", test="c.json")) is None, "nothing to take"
