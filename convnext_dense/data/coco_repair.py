@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
         True,
     ),
     "orphan": Kind("annotations of an unknown image", "left out", False),
-    "category": Kind("annotations of an unknown category", "left out", False),
+    "category": Kind("annotations without a known category", "left out", False),
     "listed twice": Kind("annotations listed twice", "taken once", True),
     "id": Kind("annotations without an id of their own", "given a new one", True),
     "no box": Kind("annotations without a box of four finite numbers", "left out", True),

@@ -229,7 +229,7 @@ def test_faults_of_an_annotation_file_and_its_images(tmp_path):
     missing, size, image, category = check_coco(path, tmp_path)
     assert (missing.first, missing.count) == (str(tmp_path / "9.png"), 2)
     assert (size.first, size.detail) == (str(tmp_path / "2.png"), "8x5, the annotation file says 5x8")
-    assert (category.what, category.count) == (f"annotations of an unknown category in {path}", 2)
+    assert (category.what, category.count) == (f"annotations without a known category in {path}", 2)
     assert category.first == "annotation 20 (image 1, 1.png)"
     assert (image.what, image.first) == (
         f"annotations of an unknown image in {path}",
@@ -248,7 +248,7 @@ def test_annotations_without_ids_and_images_without_names_are_counted_one_by_one
     found = {problem.what: problem.count for problem in check_coco(path, tmp_path)}
     assert found == {
         f"images without an id or a file name in {path}": 2,
-        f"annotations of an unknown category in {path}": 3,
+        f"annotations without a known category in {path}": 3,
     }
 
 

@@ -256,7 +256,7 @@ def test_missing_sizes_come_from_the_file():
     [
         ([], "no list of images"),
         ({"images": []}, "no list of annotations"),
-        (table(good(category_id=5)), "no usable annotations; annotations of an unknown category: 1, first"),
+        (table(good(category_id=5)), "no usable annotations; annotations without a known category: 1, first"),
         ({**table(good()), "images": []}, "no usable images"),
         ({**table(good()), "categories": [{"id": 1}, {"id": 1}]}, "two categories share an id"),
     ],
@@ -270,7 +270,7 @@ def test_the_line_names_the_first_three():
     content = table(good(), *(good(id=i, category_id=8) for i in range(2, 7)))
     (fault,) = repair(content)[1]
     assert str(fault) == (
-        "annotations of an unknown category: 5, first annotation 2 (image 1, a.jpg), "
+        "annotations without a known category: 5, first annotation 2 (image 1, a.jpg), "
         "annotation 3 (image 1, a.jpg), annotation 4 (image 1, a.jpg), ...; left out"
     )
 

@@ -407,7 +407,7 @@ def test_faults_of_the_file_are_named_and_training_continues(shapes):
         "images listed twice: 1, first image 2 (000000000002.jpg); taken once",
         "images without width and height: 1, first image 3 (000000000003.jpg); taken from the file",
         "annotations of an unknown image: 1, first annotation 908 (image 7777); left out",
-        "annotations of an unknown category: 1, first annotation 907 (image 1, 000000000001.jpg); left out",
+        "annotations without a known category: 1, first annotation 907 (image 1, 000000000001.jpg); left out",
         "annotations without an id of their own: 1, first annotation 904 (",
         "boxes missing or empty beside a good outline: 2, first annotation 909 (",
         "boxes without width or height: 1, first annotation 910 (",

@@ -271,7 +271,7 @@ def test_faults_of_annotations(shapes):
     path.write_text(json.dumps(content))
     report, text = checked(demo("coco", shapes))
     assert report.ready
-    assert f"{path}: annotations of an unknown category: 1, first annotation 4" in text
+    assert f"{path}: annotations without a known category: 1, first annotation 4" in text
     cfg = demo("coco", shapes)
     path.write_text("{")
     report, _ = checked(cfg)

@@ -2,9 +2,10 @@
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable
 
-from error_walk import Entry, Gap, Message, entries, error_classes
+from error_walk import Entry, Gap, Message, annotation_faults, entries, error_classes, letters
 
 ROOMS = {  # in the order of the page: what a reader does when the message appears
     "mm/config": "Configs and their entries",
@@ -86,7 +87,27 @@ _VERBS = (
     "merge|move|name|omit|pip|put|raise|read|reinstall|remove|rename|repeat|replace|run|save|see|set|start|state|take|"
     "train|try|turn|update|use|wait|write|without|similar|near|likely|expected|did you mean"
 )
-_REMEDY = re.compile(rf"; |(?:: |, so |\()(?=(?:{_VERBS})\b)")
+_REMEDY = re.compile(rf"(?:; |: |, so |(?P<bracket>\())(?=--|(?:{_VERBS})\b)")
+
+MESSAGE_REMEDIES = {  # where the message has none: by some of its fixed words
+    "no category": "Correct the name, or name the classes of the file with `--classes`.",
+    "no config file": "Correct the path. `convnext-dense list` prints the names of all recipes.",
+    "no checkpoint at": "Correct the path. A run keeps its checkpoints in its work folder.",
+    "is damaged": "Copy or download the file again.",
+    "sees no GPU": "Run on a CPU (`--device cpu`), or install a build of torch with CUDA.",
+    "has no val_evaluator": "Add `val_evaluator`, or take out what asks for its figures.",
+    "--classes fits segmentors": "Leave `--classes` out: the classes come from the data set's own files.",
+    "which is exported for one size": "Add `--size HEIGHT WIDTH`.",
+    "cannot be exported": "See [One ONNX file](export.md) for what can be exported.",
+    "needs mmcv's compiled operators": "Run `convnext-dense ops`, or use a layer that needs none.",
+    "reduce_zero_label is": "Set both to the same value: True if 0 in the label maps means unlabelled.",
+    "in_index is": "Let the head take one of the levels that the backbone or the neck gives.",
+    "in_channels is": "Set `in_channels` to the channels of the levels that `in_index` takes.",
+    "no image or folder at": "Correct the path.",
+    "ONNX Runtime cannot load it": "Export the model again, or update onnxruntime.",
+    "OpenVINO cannot load it": "Export the model again, or update openvino.",
+    "has no config: tools/train.py did not train there": "Name the work folder of a training.",
+}
 
 
 def page(found: Iterable[Entry] | None = None) -> str:
@@ -101,14 +122,30 @@ def page(found: Iterable[Entry] | None = None) -> str:
         raise LookupError(f"error_pages.ROOMS has no title for {missing}")
     if missing := sorted({entry.error for entry in found} & classes.keys() - REMEDIES.keys()):
         raise LookupError(f"error_pages.REMEDIES has no remedy for {missing}")
+    found = [entry for entry in found if has_words(entry)]
+    ids: Counter[str] = Counter()
     parts = [_HEAD.format(count=len(found))]
     for room, title in ROOMS.items():
         inside = sorted((e for e in found if e.room == room), key=lambda e: (e.module, e.line))
         if inside:
-            parts += [f"## {title}", *map(_entry, inside)]
-    parts += ["## The classes", _CLASSES, "", "| class | meaning |", "| --- | --- |"]
-    parts += [f"| `{name}` | {text.replace('|', '/')} |" for name, text in sorted(classes.items())]
-    return "\n\n".join(parts[: -len(classes) - 3]) + "\n\n" + "\n".join(parts[-len(classes) - 3 :]) + "\n"
+            parts += [f"## {title}", *(_entry(entry, ids) for entry in inside)]
+    parts += [_FAULTS, _table(("it says", "training"), annotation_faults())]
+    parts += ["## The classes", _CLASSES, _table(("class", "meaning"), _codes(classes))]
+    return "\n\n".join(parts) + "\n"
+
+
+def has_words(entry: Entry) -> bool:
+    """Whether a message says more than the one that it passes on."""
+    return any(letters(message) >= 4 for message in entry.messages)
+
+
+def _codes(classes: dict[str, str]) -> list[tuple[str, str]]:
+    return [(f"`{name}`", text) for name, text in sorted(classes.items())]
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    lines = [" | ".join(cell.replace("|", "/") for cell in row) for row in (head, ("---", "---"), *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 _HEAD = """---
@@ -120,11 +157,18 @@ search:
 
 This page lists every message that the code raises. They are {count}, read from the code at each build.
 Words in *slanted type* stand for what a run fills in. Search this site for a few fixed words of your message.
+Where one message passes another on, the other is listed.
 
 A command prints such a message in one line and ends with status 2. `--traceback` shows the calls that led to
 it. Messages about wrong files of a data set are also listed in
 [Your own data](own_data.md#what-is-checked-before-training) and [Bad input](bad_input.md). The most frequent
 problems have a longer answer in [When something looks wrong](faq.md).
+"""
+
+_FAULTS = """## Faults of annotations
+
+A start counts the faults of an annotation file, names the first of each kind, and says what training does
+with them. `--strict-data` makes them errors. An evaluation with such a file stops, unless nothing is lost.
 """
 
 _CLASSES = "In Python, `except convnext_dense.errors.DenseError` catches all of these."
@@ -134,8 +178,11 @@ def split(message: Message) -> tuple[Message, Message]:
     """Cause and remedy of a message; the remedy is empty where the message has none."""
     for number, part in reversed(list(enumerate(message))):
         if isinstance(part, str) and (match := _REMEDY.search(part)) and match.start() + number > 0:
-            cause, remedy = part[: match.start()], part[match.end() :]
-            return (*message[:number], cause), (remedy, *message[number + 1 :])
+            cause, remedy, after = part[: match.start()], part[match.end() :], message[number + 1 :]
+            if match["bracket"] and ")" in remedy:  # what follows the bracket is of the cause
+                remedy, _, rest = remedy.partition(")")
+                return (*message[:number], cause.rstrip() + rest, *after), (remedy,)
+            return (*message[:number], cause), (remedy, *after)
     return message, ()
 
 
@@ -149,19 +196,30 @@ def shown(message: Message) -> str:
 
 def _remedy(entry: Entry) -> str:
     """The remedy of a message without one of its own."""
-    return MODULE_REMEDIES.get(entry.module) or REMEDIES.get(entry.error, OTHER)
+    said = " ".join(part for message in entry.messages for part in message if isinstance(part, str))
+    known = [remedy for words, remedy in MESSAGE_REMEDIES.items() if words in said]
+    return (known or [MODULE_REMEDIES.get(entry.module) or REMEDIES.get(entry.error, OTHER)])[0]
 
 
-def _entry(entry: Entry) -> str:
+def _heading(message: Message, ids: Counter[str]) -> str:
+    """The first line of an entry, which a search and a link find by its fixed words."""
+    words = " ".join(part for part in message if isinstance(part, str))
+    slug = "-".join(re.findall(r"[a-z0-9_]+", words.lower())[:8]) or "message"
+    ids[slug] += 1
+    name = slug if ids[slug] == 1 else f"{slug}-{ids[slug]}"
+    return f'<h3 id="{name}"><code>{shown(message)}</code></h3>'
+
+
+def _entry(entry: Entry, ids: Counter[str]) -> str:
     lines = ['<div class="error" markdown="1">', ""]
-    for message in entry.messages or ((Gap("message"),),):
+    for number, message in enumerate(entry.messages):
         cause, remedy = split(message)
-        lines += [f"<p><code>{shown(cause)}</code></p>", ""]
-        if remedy and all(isinstance(part, Gap) for part in remedy):
-            lines[-2] = f"<p><code>{shown(message)}</code></p>"
-            lines += ["**Remedy:** at the end of the message.", ""]
-        elif remedy:
-            lines += [f"<p><b>Remedy:</b> {shown(remedy)}</p>", ""]
+        whole = not remedy or all(isinstance(part, Gap) for part in remedy)
+        said = message if whole else cause
+        lines += [_heading(said, ids) if number == 0 else f"<p><code>{shown(said)}</code></p>", ""]
+        if remedy:
+            at_the_end = "**Remedy:** at the end of the message."
+            lines += [at_the_end if whole else f"<p><b>Remedy:</b> {shown(remedy)}</p>", ""]
     if entry.when:
         lines += [f"**Cause:** {entry.when}", ""]
     if not any(split(message)[1] for message in entry.messages):

@@ -98,6 +98,13 @@ def error_classes() -> dict[str, str]:
     return {name: texts[name] for name in bases if ours(name)}
 
 
+def annotation_faults() -> list[tuple[str, str]]:
+    """What a start says of each kind of fault of an annotation file, and what training does with it."""
+    tree = ast.parse((PACKAGE / "data/coco_repair.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _class_of(node) == "Kind"]
+    return [(ast.literal_eval(call.args[0]), ast.literal_eval(call.args[1])) for call in calls]
+
+
 class _Module:
     """The syntax tree of one module, with what is needed to follow a message."""
 
@@ -142,7 +149,7 @@ class _Module:
                     node.value, ast.JoinedStr | ast.Constant | ast.BinOp
                 ):
                     messages = tuple(m for m in self.messages(node.value, function) if any(m))
-                    if messages and node.value is not None and _letters(messages[0]) > 8:
+                    if messages and node.value is not None and letters(messages[0]) > 8:
                         yield Entry(self.name, node.lineno, "", name, messages)
 
     # ---- a message
@@ -247,7 +254,8 @@ def _joined(parts: list[str | Gap]) -> Message:
     return tuple(message)
 
 
-def _letters(message: Message) -> int:
+def letters(message: Message) -> int:
+    """How many characters of a message are fixed."""
     return sum(len(part) for part in message if isinstance(part, str))
 
 
