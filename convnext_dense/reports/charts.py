@@ -330,7 +330,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], unit: str, most: in
     left_out = int((totals > 0).sum()) - len([i for i in shown if totals[i]])
     note = f"\nthe {len(shown)} most confused of {len(names)} classes" if left_out > 0 else ""
     axes.set(xlabel="found as", ylabel="true class")
-    axes.set_title(f"{unit} in % of the true class{note}", fontsize=9)
+    axes.set_title(f"{unit}\nin % of each row{note}", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.7)
     return figure
 

@@ -62,7 +62,8 @@ class TrainOptions(Options):
         "--new-heads",
         default=False,
         action="store_true",
-        help="start from the model of load_from without the layers that depend on its classes",
+        help="start from the model of load_from without the layers that depend on its classes, and without "
+        "heads that this model does not have",
     )
     boxes_only: bool = option(
         "--boxes-only",

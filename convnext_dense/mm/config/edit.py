@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from convnext_dense.errors import UserError
 from convnext_dense.mm.config.inner_model import inner_model
-from convnext_dense.mm.type_names import type_name
+from convnext_dense.mm.type_names import is_pretrained, type_name
 from convnext_dense.support.nested import mappings
 
 BatchRule = Literal["accumulate", "scale_lr", "as_is"]
@@ -46,8 +46,13 @@ def set_amp(cfg: Config, amp: bool | None, device: str) -> str | None:
 def set_pretrained(cfg: Config, source: str | None) -> str | None:
     """Set the backbone weights: ``None`` keeps the config's, ``"none"`` means random, else a path or URL."""
     model = inner_model(cfg.model)  # of a tracker or a semi-supervised model, its detector
-    if source is None or model is None:
+    if model is None:
         return None
+    if source is None:
+        named = is_pretrained(model["backbone"].get("init_cfg")) or model["backbone"].get("pretrained")
+        if named or is_pretrained(model.get("init_cfg")) or model.get("pretrained") or cfg.get("load_from"):
+            return None
+        return "backbone starts from random weights: neither the config nor --pretrained names a file"
     model.pop("pretrained", None)  # spelling of older configs
     model["backbone"].pop("pretrained", None)
     for _, node in mappings(model):

@@ -111,7 +111,7 @@ def whole_model_state(
     model: nn.Module,
     state: dict[str, Tensor],
     source: str | Path,
-    anew: Callable[[dict[str, Tensor], dict[str, Tensor]], set[str]] | None = None,
+    partial: Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Rename the backbone in a whole detector's or segmentor's state dict to the names of ``model``.
 
@@ -122,7 +122,7 @@ def whole_model_state(
         model: the model.
         state: state dict of the file.
         source: the file, for messages.
-        anew: chooses from the model's and the file's tensors those that keep the model's values.
+        partial: makes of the model's and the file's tensors those to load, where that is not all of the file.
 
     Raises:
         CheckpointError: keys or shapes still differ; the first few are named.
@@ -130,8 +130,8 @@ def whole_model_state(
     own = model.state_dict()
     if set(state) != set(own) and any(isinstance(module, CORE) for module in model.children()):
         state = _rename_backbone(state, own, source)
-    if anew is not None:
-        state = {**state, **{key: own[key] for key in anew(own, state)}}
+    if partial is not None:
+        state = partial(own, state)
     _check_whole_model(own, state, source)
     return state
 
@@ -166,12 +166,13 @@ def _check_whole_model(own: dict[str, Tensor], state: dict[str, Tensor], source:
     }
     problems = [f"{len(keys)} {label}, first {keys[:3]}" for label, keys in faults.items() if keys]
     if problems:
-        hint = NEW_HEADS if misshapen and all(map(in_head, misshapen)) else ""
+        other = [*misshapen, *faults["not in the model"]]
+        hint = NEW_HEADS if other and all(map(in_head, other)) else ""
         raise CheckpointError(f"{source} does not fit this config's model: {'; '.join(problems)}{hint}")
 
 
 NEW_HEADS = (
-    "; if it is for other classes, train from it with --new-heads, "
+    "; if it is for other classes or has more heads, train from it with --new-heads, "
     "and test it with the config in its work folder"
 )
 

@@ -33,7 +33,7 @@ class Entries(DictAction):
             key, equals, _ = value.partition("=")
             if not equals or not key:
                 raise argparse.ArgumentError(
-                    self, f"{value!r} is not KEY=VALUE: write train_cfg.max_epochs=12"
+                    self, f"{value!r} is not KEY=VALUE: write optim_wrapper.optimizer.lr=1e-4"
                 )
         try:
             super().__call__(parser, namespace, values, *rest)
@@ -110,7 +110,7 @@ class Options:
         nargs="+",
         action=Entries,
         metavar="KEY=VALUE",
-        help="config entries to replace, e.g. train_cfg.max_epochs=12",
+        help="config entries to replace, e.g. optim_wrapper.optimizer.lr=1e-4",
     )
     log: str | None = option(
         "--log", choices=tuple(LOGS), help="also log there (TensorBoard files are always written)"

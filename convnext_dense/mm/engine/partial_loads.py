@@ -1,6 +1,6 @@
 """Loads that leave parts of a model as they are, and say so: new heads, `load_strict=False`, `Pretrained`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mmengine.config import Config
 from mmengine.model import BaseModule
@@ -16,23 +16,25 @@ from convnext_dense.support.nested import mappings
 
 
 class NewHeads:
-    """Chooses the tensors of ``--new-heads``: those of the heads that depend on the classes.
+    """What ``--new-heads`` takes of a checkpoint: all but the layers of heads that depend on the classes.
 
     Args:
         cfg: config of the model.
 
     Attributes:
         anew: names of tensors that keep the model's initial values.
+        unused: names of tensors of heads that the model does not have.
         total: number of the model's tensors.
     """
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
         self.anew: set[str] = set()
+        self.unused: set[str] = set()
         self.total = 0
 
-    def __call__(self, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> set[str]:
-        """Names of the tensors that start anew.
+    def __call__(self, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The checkpoint's tensors, with the model's own where a layer starts anew.
 
         Args:
             own: tensors of the model.
@@ -42,13 +44,20 @@ class NewHeads:
         depends = class_tensors(self.cfg, own)
         other = {key for key in own if key in state and state[key].shape != own[key].shape and in_head(key)}
         self.anew = {key for key in depends | other if key in own}
-        return self.anew
+        self.unused = {key for key in state if key not in own and in_head(key)}
+        kept = {key: value for key, value in state.items() if key not in self.unused}
+        return {**kept, **{key: own[key] for key in self.anew}}
 
     def line(self, source: object) -> str:
         """The line to log after the load."""
-        layers = dict.fromkeys(key.rpartition(".")[0] for key in sorted(self.anew))
         kept = self.total - len(self.anew)
-        return f"{kept}/{self.total} tensors from {source}; start anew (--new-heads): {', '.join(layers)}"
+        unused = f"; not used: {_layers(self.unused)}" if self.unused else ""
+        anew = _layers(self.anew)
+        return f"{kept}/{self.total} tensors from {source}; start anew (--new-heads): {anew}{unused}"
+
+
+def _layers(keys: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(key.rpartition(".")[0] for key in sorted(keys)))
 
 
 def class_tensors(cfg: Config, own: Mapping[str, Tensor]) -> set[str]:

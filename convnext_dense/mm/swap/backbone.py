@@ -53,6 +53,7 @@ DETECTION = {
 SEGMENTATION = {"small": Regularisation(0.3, 0.9, "stage_wise")}
 SEGMENTATION_DEFAULT = Regularisation(0.4, 0.9, "stage_wise")
 BASE_LR, BASE_BATCH = 1e-4, 16  # of the released UperNet and Mask R-CNN recipes
+WEIGHT_DECAY = 0.05  # of all released recipes
 
 
 class Swap(NamedTuple):
@@ -100,7 +101,12 @@ def swap_backbone(
     levels = probe(inner.model.backbone, _image_channels(cfg, owner))
     form = choose_form(inner.model, levels, dims, partial(new_backbone, inner, arch, pretrained))
     changes = [
-        Change(("model", "backbone"), inner.model.backbone, form.backbone, _levels(levels)),
+        Change(
+            ("model", "backbone"),
+            inner.model.backbone,
+            form.backbone,
+            _levels(levels) + _weights(arch, pretrained),
+        ),
         *form.changes,
     ]
     changes = [_inside(change, owner) for change in changes]
@@ -190,6 +196,18 @@ def _levels(levels: Levels) -> str:
     return f"gave {list(levels.channels)} channels at strides {list(levels.strides)}{how}"
 
 
+def _weights(arch: str | Mapping, pretrained: str | None) -> str:
+    """The end of a reason: nothing, unless there are no published weights."""
+    if pretrained or published(arch):
+        return ""
+    return f"; random weights: the release has none of {arch if isinstance(arch, str) else 'this size'}"
+
+
+def published(arch: str | Mapping) -> str | None:
+    """URL of the weights that the released recipes start from."""
+    return PRETRAINED.get(arch if isinstance(arch, str) else "")
+
+
 def new_backbone(
     cfg: Config,
     arch: str | Mapping,
@@ -205,7 +223,7 @@ def new_backbone(
     if _image_channels(cfg) != 3:
         backbone["in_channels"] = _image_channels(cfg)
     backbone["drop_path_rate"] = regularisation(cfg, arch).drop_path_rate
-    source = pretrained or PRETRAINED.get(arch if isinstance(arch, str) else "")
+    source = pretrained or published(arch)
     if source and source != "none":
         backbone["init_cfg"] = dict(type="Pretrained", checkpoint=source)
     return backbone
@@ -248,7 +266,7 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
     if not isinstance(old, Mapping):
         return
     settings = regularisation(cfg, arch)
-    lr, why = learning_rate(cfg)
+    lr, rule = learning_rate(cfg)
     paramwise = dict(decay_rate=settings.decay_rate, decay_type=settings.decay_type)
     kept = (old.get("paramwise_cfg") or {}).get("custom_keys") or {}
     # entries for the heads stay; layer decay replaces those for the backbone
@@ -258,7 +276,7 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
     mixed = amp or type_name(old) == "AmpOptimWrapper"
     wrapper: dict = dict(
         type="AmpOptimWrapper" if mixed else "OptimWrapper",
-        optimizer=dict(type="AdamW", lr=lr, betas=(0.9, 0.999), weight_decay=0.05),
+        optimizer=dict(type="AdamW", lr=lr, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY),
         constructor="LayerDecayOptimWrapperConstructor",
         paramwise_cfg=paramwise,
     )
@@ -267,7 +285,19 @@ def _optimizer_changes(cfg: Config, arch: str | Mapping, amp: bool) -> Iterator[
     for key in ("clip_grad", "accumulative_counts"):
         if old.get(key):
             wrapper[key] = old[key]
-    yield Change(("optim_wrapper",), old, wrapper, why)
+    yield Change(("optim_wrapper",), old, wrapper, "; ".join([rule, *_replaced(old, wrapper, custom)]))
+
+
+def _replaced(old: Mapping, new: Mapping, custom: Mapping) -> Iterator[str]:
+    """What else of an optimizer's config does not stay."""
+    decay = (old.get("optimizer") or {}).get("weight_decay", 0)
+    if decay != WEIGHT_DECAY:
+        yield f"weight decay {WEIGHT_DECAY:g}, not {decay:g}"
+    kept = (old.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    if gone := [str(key) for key in kept if key not in custom]:
+        yield f"layer decay in place of the rates of {', '.join(gone)}"
+    if new["type"] != type_name(old):
+        yield "mixed precision as released (--no-amp: as before)"
 
 
 def learning_rate(cfg: Config) -> tuple[float, str]:

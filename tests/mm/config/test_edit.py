@@ -108,6 +108,17 @@ def test_pretrained(source, expected):
     assert (note is not None) == (source == "none")
 
 
+def test_a_backbone_without_weights_is_said():
+    cfg = config()
+    cfg.model.pop("pretrained", None)
+    cfg.model.backbone.init_cfg = None
+    assert set_pretrained(cfg, None) == (
+        "backbone starts from random weights: neither the config nor --pretrained names a file"
+    )
+    cfg.load_from = "whole.pth"
+    assert set_pretrained(cfg, None) is None
+
+
 def test_weights_reach_the_backbone_inside_and_the_parts_with_the_same_weights():
     shared = dict(type="ConvNeXtLastStage", init_cfg=dict(type="Pretrained", checkpoint="old"))
     detector = dict(backbone=dict(type="ConvNeXtTrunk", pretrained="old"), roi_head=dict(shared_head=shared))

@@ -52,6 +52,25 @@ def test_new_heads_also_for_as_many_other_classes():
     assert len(heads.anew) == 4
 
 
+def test_a_head_that_the_model_does_not_have_is_left_out_and_named():
+    old = build_on_meta(segmentor(4)).state_dict()
+    cfg = segmentor(2)
+    cfg.model.auxiliary_head = None
+    model = build_on_meta(cfg)
+    with pytest.raises(
+        CheckpointError, match=r"not in the model.*has more heads, train from it with --new-heads"
+    ):
+        whole_model_state(model, old, "old.pth")
+    heads = NewHeads(cfg)
+    model.load_state_dict(whole_model_state(model, old, "old.pth", heads))
+    assert "start anew (--new-heads): decode_head.conv_seg; not used: auxiliary_head." in heads.line(
+        "old.pth"
+    )
+    old["neck.weight"] = torch.zeros(1, device="meta")
+    with pytest.raises(CheckpointError, match="1 not in the model"):
+        whole_model_state(model, old, "old.pth", NewHeads(cfg))
+
+
 def test_another_backbone_is_no_matter_of_heads():
     cfg = segmentor(4)
     old = build_on_meta(cfg).state_dict()

@@ -258,6 +258,19 @@ def test_a_head_that_reads_several_levels_of_a_neck(tmp_path):
     try_model(swap.cfg, size=64)
 
 
+def test_whatever_changes_in_the_optimizer_is_said():
+    cfg = load_config("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py")
+    reasons = {change.path: change.why for change in swap_backbone(cfg, "atto").changes}
+    assert reasons[("optim_wrapper",)].split("; ")[1:] == [
+        "weight decay 0.05, not 0.0001",
+        "layer decay in place of the rates of backbone",
+        "mixed precision as released (--no-amp: as before)",
+    ]
+    assert reasons[("model", "backbone")].endswith("random weights: the release has none of atto")
+    same = {change.path: change.why for change in swap_backbone(cfg, "tiny", amp=False).changes}
+    assert "precision" not in same[("optim_wrapper",)] and "random" not in same[("model", "backbone")]
+
+
 def test_the_optimizer_stays_when_asked_and_adam_keeps_its_rate():
     cfg = load_config("mmdet::detr/detr_r50_8xb2-150e_coco.py")
     assert "optim_wrapper" not in {c.path[0] for c in swap_backbone(cfg, keep_optim=True).changes}
