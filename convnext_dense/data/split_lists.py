@@ -59,7 +59,7 @@ def pair_files(
             for problem in check_folder(folder, files, suffix)
         ]
         pairs = check_pairs(images, maps)
-        problems = empty or [_explained(problem, folders, suffixes) for problem in pairs]
+        problems = empty or [_explained(problem, folders, suffixes, images) for problem in pairs]
         return PairFiles(images, maps, problems)
     wanted = {name: folders[0] / (name + suffixes[0]) for name in names}
     images = {name: path for name, path in wanted.items() if path.is_file()}
@@ -95,11 +95,19 @@ def with_other_suffix(folder: Path, name: str, suffix: str) -> str | None:
     return found[0] if found else None
 
 
-def _explained(problem: Problem, folders: tuple[Path, Path], suffixes: tuple[str, str]) -> Problem:
+def _explained(
+    problem: Problem, folders: tuple[Path, Path], suffixes: tuple[str, str], images: Mapping[str, Path]
+) -> Problem:
     """Say of label maps without an image where the image may be: mmseg reads one suffix, as it is written."""
     if problem.what != "label maps without an image":
         return problem
     name = Path(problem.first).relative_to(folders[1]).as_posix().removesuffix(suffixes[1])
+    longer = [image for image in images if name.startswith(image)]  # a_gt.png for the image a
+    if longer:
+        end = name.removeprefix(max(longer, key=len)) + suffixes[1]
+        return problem._replace(
+            detail=f"there is {images[max(longer, key=len)].name}", remedy=f"set seg_map_suffix={end!r}"
+        )
     other = with_other_suffix(folders[0], name, suffixes[0])
     if other is None:
         return problem

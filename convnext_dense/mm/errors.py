@@ -23,6 +23,8 @@ _NOT_REGISTERED = re.compile(r"(?P<name>[\w.]+) is not in the (?P<registry>[\w:.
 _PEER_GONE = re.compile(
     r"connection (closed|reset) by (remote )?peer|remote process exit(ed|ing)|broken pipe", re.IGNORECASE
 )
+_UNEQUAL = "stack expects each tensor to be equal size"
+_BATCHING = ("stack_batch", "data_preprocessor", "collate")  # where samples become a batch
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal: Killed|exited unexpectedly)")
 
 
@@ -48,6 +50,11 @@ def explain(error: BaseException) -> str | None:
         return (
             "a process that loads data was killed, most likely because the memory is full: lower "
             "train_dataloader.num_workers and continue with --resume"
+        )
+    if _UNEQUAL in str(error) and any(name in place(error) for name in _BATCHING):
+        return (
+            "the images of a batch have different sizes: end train_dataloader.dataset.pipeline with a "
+            "RandomCrop of model.data_preprocessor.size, or set train_dataloader.batch_size=1"
         )
     if match := _NOT_REGISTERED.search(str(error)):
         where = entry(error)

@@ -54,6 +54,18 @@ def test_why_a_name_has_no_file(tmp_path, name, file, said):
     assert (problem.count, problem.droppable) == (1, True)
 
 
+def test_maps_whose_names_go_on_after_those_of_the_images_say_how_to_pair_them(tmp_path):
+    for folder, names in (("img", ("a.png", "ab.png")), ("map", ("a_gt.png", "ab_gt.png"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    problems = pair_files((tmp_path / "img", tmp_path / "map"), (".png", ".png"), None, "x").problems
+    (orphans,) = [p for p in problems if p.what == "label maps without an image"]
+    assert (orphans.detail, orphans.remedy) == ("there is a.png", "set seg_map_suffix='_gt.png'")
+    again = pair_files((tmp_path / "img", tmp_path / "map"), (".png", "_gt.png"), None, "x")
+    assert again.problems == [] and len(again.maps) == 2
+
+
 def test_images_of_another_suffix_are_named(tmp_path):
     (problem,) = found(tmp_path, None, ["b.jpg", "sub/c.JPG"], ["b.png", "sub/c.png"]).problems
     assert problem.what == "label maps without an image"

@@ -48,13 +48,13 @@ def set_segmentation_classes(cfg: Config, names: Sequence[str]) -> str:
         )
     for _, node in mappings(cfg._cfg_dict):
         if node.get("reduce_zero_label"):
-            node["reduce_zero_label"] = False
+            node["reduce_zero_label"] = False  # the line below says that 0 is a class
     for heads in (cfg.model.decode_head, cfg.model.get("auxiliary_head")):
         for _, head in mappings(heads, keys=()):
             set_channels(head, len(names))
     return (
         f"{len(names)} classes: value 0 of the label maps is {names[0]}, {len(names) - 1} is {names[-1]}, "
-        f"{ignored} is ignored{subset}"
+        f"{ignored} is ignored (reduce_zero_label=False){subset}"
     )
 
 

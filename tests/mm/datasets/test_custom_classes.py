@@ -59,7 +59,9 @@ def test_classes_reach_heads_datasets_and_pipelines(streets):
     cfg = segmentor(streets)
     assert any(entries(cfg._cfg_dict, "reduce_zero_label")), "the recipe itself leaves 0 out"
     (note,) = set_own_data(cfg, "sky,road,car")
-    assert note == "3 classes: value 0 of the label maps is sky, 2 is car, 255 is ignored"
+    assert note == (
+        "3 classes: value 0 of the label maps is sky, 2 is car, 255 is ignored (reduce_zero_label=False)"
+    )
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 3
     for data in datasets_of(cfg):
         assert (data.type, data.reduce_zero_label, data.img_suffix) == ("BaseSegDataset", False, ".png")

@@ -72,8 +72,17 @@ def on_page_markdown(markdown, page, config, files):
 _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=<code)")
 
 
+_LOST_ITEM = re.compile(r"<p>(?:(?!</p>).)*?\n(?:- |\d+\. |\|)(?P<item>[^\n<]{0,60})", re.DOTALL)
+
+
 def on_page_content(html, page, config, files):
-    """Docstrings name things by Sphinx's roles, which Markdown shows as they are."""
+    """Fail on a list or table that became a paragraph; show names that docstrings give by Sphinx's roles."""
+    if lost := _LOST_ITEM.search(html):
+        log.warning(
+            "%s: a list or table needs an empty line before it, and four spaces inside an item: %r",
+            page.file.src_uri,
+            lost["item"],
+        )
     if page.file.src_uri == "errors.md":  # hundreds of messages are found by the search, not by a table
         for section in page.toc:
             for part in section.children:
