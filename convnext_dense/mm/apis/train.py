@@ -35,6 +35,7 @@ from convnext_dense.mm.engine.partial_loads import check_new_heads
 from convnext_dense.mm.engine.resume import check_length, seed_line
 from convnext_dense.mm.engine.runner import compile_backbone, open_config
 from convnext_dense.mm.mmcv_ext import ops_line
+from convnext_dense.support.notes import Warned
 from convnext_dense.support.system import crowded_line
 from convnext_dense.toolboxes import faults, read_toolboxes, toolbox_line
 
@@ -209,7 +210,7 @@ def training_runner(source: str, options: TrainOptions) -> Runner:
             "expect different statistics and slightly lower accuracy"
         )
     for line in notes:
-        runner.logger.info(line)
+        (runner.logger.warning if isinstance(line, Warned) else runner.logger.info)(line)
     return runner
 
 

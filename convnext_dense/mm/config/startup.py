@@ -8,6 +8,7 @@ from mmengine.config import Config
 from convnext_dense.mm.config.evaluators import check_evaluators, check_figures
 from convnext_dense.mm.datasets.paths import SPLITS, expected_paths
 from convnext_dense.mm.type_names import type_name
+from convnext_dense.support.notes import Warned
 
 FOREVER = 10**9  # the end of a schedule that has none, in mmengine
 OF_WORKERS = ("persistent_workers", "prefetch_factor", "multiprocessing_context", "timeout")
@@ -108,7 +109,7 @@ def _schedule_notes(cfg: Config, by_epoch: bool, end: int, unit: str) -> Iterato
         entry = f"param_scheduler.{i}"
         listed = " and ".join(f"{step:,}" for step in steps)
         what = f"lowers the learning rate at {listed}" if steps else f"ends at {last:,}"
-        yield (
+        yield Warned(
             f"{entry} ({type_name(scheduler)}) {what}, and the run ends at {end:,} {unit}; to shorten it "
             f"as well: --cfg-options {' '.join(f'{entry}.{change}' for change in fitting)}"
         )

@@ -35,6 +35,7 @@ from convnext_dense.mm.datasets.segmentation_data import (
 from convnext_dense.mm.datasets.tidy_files import tidy_files
 from convnext_dense.mm.datasets.truth import check_truth
 from convnext_dense.mm.datasets.usable import refuse_unusable
+from convnext_dense.support.notes import Warned
 
 
 def set_own_data(
@@ -85,8 +86,8 @@ def _set_own_data(cfg: Config, classes: str | None, splits: tuple[str, ...], str
         raise UserError("the data cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults))
     if faults:
         raise UserError("; ".join(faults))
-    check_notes += learnable.notes
-    return [*tidied, *notes, *check_notes, *(f"left out in training: {problem}" for problem in left_out)]
+    lost = (f"left out in training: {problem}" for problem in left_out)
+    return [*tidied, *notes, *check_notes, *map(Warned, (*learnable.notes, *lost))]
 
 
 def even_palettes(cfg: Config) -> None:
