@@ -20,6 +20,7 @@ from convnext_dense.support.nested import Path, mappings
 # Sides of the two synthetic images in pixels. Segmentors run at stride 8, so a smaller size is enough.
 SIZE = {"mmseg": 64}
 DEFAULT_SIZE, LARGE_SIZE = 128, 448
+MANY_CLASSES, FEW_CLASSES = 2000, 80
 LOAD = dict(num_points=256, max_per_img=100, nms_pre=100, num_queries=100, num_cp=-1)
 
 
@@ -121,12 +122,15 @@ def _plain(model: Mapping) -> None:
 
 
 def _small_load(model: Mapping) -> None:
-    """Reduce the numbers of mask points, proposals, queries and boxes before NMS; recompute nothing.
+    """Reduce the numbers of mask points, proposals, queries, classes and boxes before NMS; recompute nothing.
 
-    12544 points per query or 1000 proposals of 1203 classes take minutes on a CPU and show nothing more.
-    ``num_cp`` counts layers that are computed again in the backward pass, by a package of its own.
+    12544 points per query, 1000 proposals of 1203 classes or the NMS of 13204 classes take minutes on a CPU
+    and show nothing more. ``num_cp`` counts layers that are computed again in the backward pass, by a package
+    of its own.
     """
     for _, node in mappings(model):
+        if isinstance(node.get("num_classes"), int) and node["num_classes"] > MANY_CLASSES:
+            node["num_classes"] = FEW_CLASSES
         for key, most in LOAD.items():
             if isinstance(node.get(key), int) and node[key] > most:
                 node[key] = most

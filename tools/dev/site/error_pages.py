@@ -71,6 +71,8 @@ MODULE_REMEDIES = {  # where the message has none and the module says more than 
     "checkpoints/safe_pickle.py": "Download the file again, or ask its author for the tensors alone.",
     "evaluation/folder.py": "Name the folder that `tools/test.py` wrote.",
     "installation/wheel.py": "The log that the message names has the compiler's own message.",
+    "mm/config/by_name.py": "Correct the name. `convnext-dense list` prints all recipes; `PACKAGE::PATH` "
+    "names a config of an installed package.",
     "mm/datasets/repair.py": "Correct the annotation file: see [Bad input](bad_input.md).",
     "mm/datasets/custom_classes.py": "Correct the files named: see [Your own data](own_data.md).",
     "mm/engine/optimizer.py": "Resume with the config that the checkpoint was trained with.",
@@ -92,6 +94,15 @@ _REMEDY = re.compile(rf"(?:; |: |, so |(?P<bracket>\())(?=--|(?:{_VERBS})\b)")
 MESSAGE_REMEDIES = {  # where the message has none: by some of its fixed words
     "no category": "Correct the name, or name the classes of the file with `--classes`.",
     "no config file": "Correct the path. `convnext-dense list` prints the names of all recipes.",
+    "has no mask head beside a box head": "Leave `--boxes-only` out: this model reads no masks.",
+    "needs auto_scale_lr.base_batch_size": "Add the batch that the rate was made for: "
+    "`auto_scale_lr = dict(base_batch_size=16)`.",
+    "at least one checkpoint must be kept": "Give 1 or more.",
+    "--tta needs a segmentor": "Leave `--tta` out.",
+    "--tta merges": "Leave `--tta` out.",
+    "is there more than once": "Remove the second one.",
+    "and the config ignores": "Set `ignore_index` of heads and evaluators to a value that is no class: 255.",
+    "needs torch 2.13": "Update torch, or leave `--fsdp` out.",
     "no checkpoint at": "Correct the path. A run keeps its checkpoints in its work folder.",
     "is damaged": "Copy or download the file again.",
     "sees no GPU": "Run on a CPU (`--device cpu`), or install a build of torch with CUDA.",
