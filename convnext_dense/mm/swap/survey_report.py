@@ -81,7 +81,8 @@ def survey_page(columns: Sequence[Column], code: Mapping[str, str]) -> str:
         parts += ["\n".join(map(_rate_line, present)), *_reasons(present[0])]
     for other in present[1:]:
         parts += _reasons(_differing(other, present[0]), f" (otherwise than with {present[0].name})")
-    return "\n\n".join([*parts, "Every structure with its configs and its verdict: [`zoo.json`](zoo.json)."]) + "\n"
+    parts.append("Every structure with its configs and its verdict: [`zoo.json`](zoo.json).")
+    return "\n\n".join(parts) + "\n"
 
 
 def _differing(column: Column, first: Column) -> Column:
