@@ -4,6 +4,7 @@
 """
 
 import functools
+import logging
 import re
 import signal
 
@@ -14,10 +15,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
 
 try:
     from mmengine.config import utils
+    from mmengine.logging import MMLogger
 except ImportError:  # the core's tests do without
-    pass
+    MMLogger = None
 else:  # mmengine parses a hundred index files of mmdet again for each `_base_` of a config
     utils.load = functools.cache(utils.load)
+
+
+@pytest.fixture(autouse=True)
+def no_closed_logs():
+    """Leave the next test no log file that is closed, as it is after another library's ``dictConfig``.
+
+    mmengine writes into the stream of every file that its loggers have.
+    """
+    yield
+    for logger in MMLogger._instance_dict.values() if MMLogger else ():
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.FileHandler) and handler.stream is None:
+                logger.removeHandler(handler)
+
 
 # part of a test's id (a regular expression) -> what proves the same in `make test`
 SLOW = {
