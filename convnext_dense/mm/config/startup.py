@@ -11,6 +11,7 @@ from convnext_dense.mm.type_names import type_name
 from convnext_dense.support.notes import Warned
 
 FOREVER = 10**9  # the end of a schedule that has none, in mmengine
+NEARLY = 1.01  # the release's poly schedule ends a step after the run
 OF_WORKERS = ("persistent_workers", "prefetch_factor", "multiprocessing_context", "timeout")
 
 
@@ -98,7 +99,7 @@ def _schedule_notes(cfg: Config, by_epoch: bool, end: int, unit: str) -> Iterato
     for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else ()):
         last, steps = scheduler.get("end", FOREVER), scheduler.get("milestones", ())
         late = any(step >= end for step in steps)
-        if scheduler.get("by_epoch", True) != by_epoch or not (late or end < last < FOREVER):
+        if scheduler.get("by_epoch", True) != by_epoch or not (late or NEARLY * end < last < FOREVER):
             continue
         fitting = []
         if steps:

@@ -5,6 +5,7 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from convnext_dense.errors import UserError
+from convnext_dense.mm.config.load import load_config
 from convnext_dense.mm.config.sections import check_needed
 from convnext_dense.mm.config.startup import (
     check_intervals,
@@ -12,6 +13,7 @@ from convnext_dense.mm.config.startup import (
     replace_missing_test,
     set_loaders,
 )
+from convnext_dense.recipes import list_configs
 
 WORKERS = dict(persistent_workers=True, prefetch_factor=4, timeout=60, multiprocessing_context="fork")
 
@@ -111,7 +113,7 @@ WARM_UP = dict(type="LinearLR", by_epoch=False, begin=0, end=1000)
         (STEPS, dict(max_epochs=2), "milestones=[1,1]"),
         (dict(STEPS, end=10**9), dict(max_epochs=12), "--cfg-options param_scheduler.1.milestones=[10,11]"),
         (dict(STEPS, by_epoch=False), dict(max_epochs=12), None),  # counted in another unit
-        (POLY, dict(max_iters=160_001), None),
+        (POLY, dict(max_iters=160_000), None),
         (POLY, dict(max_iters=8000), "ends at 160,001, and the run ends at 8,000 steps"),
         (dict(type="ReduceOnPlateauLR"), dict(max_epochs=12), None),
     ],
@@ -121,6 +123,12 @@ def test_a_schedule_that_goes_on_beyond_the_run_is_said(scheduler, length, said)
     cfg.param_scheduler = [WARM_UP if "max_epochs" in length else dict(WARM_UP, end=1), scheduler]
     lines = [line for line in check_intervals(cfg) if "param_scheduler" in line]
     assert lines == [] if said is None else said in lines[0]
+
+
+def test_no_recipe_is_told_to_shorten_its_schedule():
+    for name in list_configs():
+        lines = check_intervals(load_config(name))
+        assert not [line for line in lines if "param_scheduler" in line], name
 
 
 def loaders(tmp_path, **files):
