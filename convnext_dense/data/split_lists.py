@@ -102,12 +102,12 @@ def _explained(
     if problem.what != "label maps without an image":
         return problem
     name = Path(problem.first).relative_to(folders[1]).as_posix().removesuffix(suffixes[1])
-    longer = [image for image in images if name.startswith(image)]  # a_gt.png for the image a
-    if longer:
-        end = name.removeprefix(max(longer, key=len)) + suffixes[1]
-        return problem._replace(
-            detail=f"there is {images[max(longer, key=len)].name}", remedy=f"set seg_map_suffix={end!r}"
-        )
+    # a_gt.png belongs to the image a; 10.png is no map of the image 1
+    begins = [image for image in images if name.startswith(image) and not name[len(image)].isalnum()]
+    if begins:
+        image = max(begins, key=len)
+        end = name.removeprefix(image) + suffixes[1]
+        return problem._replace(detail=f"there is {images[image].name}", remedy=f"set seg_map_suffix={end!r}")
     other = with_other_suffix(folders[0], name, suffixes[0])
     if other is None:
         return problem

@@ -66,6 +66,15 @@ def test_maps_whose_names_go_on_after_those_of_the_images_say_how_to_pair_them(t
     assert again.problems == [] and len(again.maps) == 2
 
 
+def test_a_map_without_an_image_is_not_taken_for_one_of_a_shorter_number(tmp_path):
+    for folder, names in (("img", ("1.png",)), ("map", ("1.png", "10.png"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    (orphan,) = pair_files((tmp_path / "img", tmp_path / "map"), (".png", ".png"), None, "x").problems
+    assert (orphan.detail, orphan.remedy) == ("", "")
+
+
 def test_images_of_another_suffix_are_named(tmp_path):
     (problem,) = found(tmp_path, None, ["b.jpg", "sub/c.JPG"], ["b.png", "sub/c.png"]).problems
     assert problem.what == "label maps without an image"

@@ -46,7 +46,7 @@ def replace_missing_test(cfg: Config) -> str | None:
         return None
     for part in ("dataloader", "evaluator"):
         cfg[f"test_{part}"] = copy.deepcopy(cfg.get(f"val_{part}"))
-    return f"test_dataloader: no {missing[0]}, so the val set takes its place"
+    return Warned(f"test_dataloader: no {missing[0]}, so the val set takes its place")
 
 
 def check_evaluation(cfg: Config) -> list[str]:
