@@ -109,6 +109,6 @@ def chosen(names: Iterable[str], count: int) -> list[str]:
 
 def sample(name: str, tensor: Tensor, count: int = 3) -> list[float]:
     """L2 norm of a tensor and ``count`` of its values; the name determines their places."""
-    flat = tensor.detach().double().flatten()
+    flat = tensor.detach().double().flatten().cpu()
     places = torch.from_numpy(stream(name).randint(0, len(flat), size=count))
     return [flat.norm().item(), *flat[places].tolist()]

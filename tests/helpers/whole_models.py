@@ -36,6 +36,11 @@ CHOSEN, CHOSEN_BUFFERS, LOGITS_SAMPLED = 36, 8, 12
 ZERO = 1e-9  # values below it are zero in exact arithmetic: shifts before a batch norm
 
 
+# Quantities that are counted, and so equal the golden ones exactly.
+COUNTS = {"parameters", "proposals", "mask_pixels", "labels"}
+COUNTS |= {f"{mode}_labels" for mode in ("slide", "whole", "several")}
+
+
 # ---------------------------------------------------------------------- model and data
 
 
@@ -51,6 +56,11 @@ class Whole:
     @property
     def segments(self) -> bool:
         return hasattr(self.model, "decode_head")
+
+    def to(self, device: str) -> "Whole":
+        """The same on another device."""
+        samples = [sample.to(device) for sample in self.samples]
+        return Whole(self.cfg, self.model.to(device), self.images.to(device), samples)
 
 
 def golden_settings(name: str) -> Config:
@@ -221,7 +231,7 @@ class Remembered:
         self.results: dict[tuple[bytes, str], Tensor] = {}
 
     def __call__(self, inputs: Tensor, metas: list[dict]) -> Tensor:
-        key = (inputs.numpy().tobytes(), repr([sorted(meta.items()) for meta in metas]))
+        key = (inputs.cpu().numpy().tobytes(), repr([sorted(meta.items()) for meta in metas]))
         if key not in self.results:
             self.results[key] = self.compute(inputs, metas)
         return self.results[key]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from published import RECIPES
 from whole_models import (
+    COUNTS,
     EVERY_RECIPE,
     GOLDEN,
     ORIGINAL_HW,
@@ -41,8 +42,6 @@ CASES = [(name, q) for name in COMPUTED for q in dict.fromkeys(map(quantity_of, 
 # Largest difference, relative to the largest value of a sample. Golden values have 13 digits.
 DETECTOR = 1e-12
 SEGMENTOR = 1e-10  # the denominator of mmseg's losses, 40,960 pixels, is 1.19e-7 too large
-COUNTS = {"parameters", "proposals", "mask_pixels", "labels"}
-COUNTS |= {f"{mode}_labels" for mode in ("slide", "whole", "several")}
 
 EPS = torch.finfo(torch.float32).eps  # mmdet 3.3 and mmseg 1.2 add it to the denominators of losses
 # With the habits in place: the differences from the release are in these ranges, not larger and not smaller.
