@@ -134,8 +134,8 @@ def test_the_table_has_every_folder():
     modules = [path.relative_to(ROOT).with_suffix("") for path in files("convnext_dense")]
     folders = {folder_of(".".join(path.parts).removesuffix(".__init__")) for path in modules}
     assert folders == set(ARROWS)
-    for folder in [package, *package.rglob("*/")]:
-        if folder.name != "__pycache__":
+    for folder in [package, *package.rglob("*")]:
+        if folder.is_dir() and folder.name != "__pycache__":
             assert (folder / "__init__.py").read_text().startswith('"""'), f"{folder}: no contents page"
 
 

@@ -29,9 +29,10 @@ class HostTensorError(AssertionError):
 
 
 class OnlyCuda(TorchDispatchMode):
-    """Fails on every tensor that an operation makes outside of CUDA, with two exceptions.
+    """Fails on every tensor that an operation makes outside of CUDA, with three exceptions.
 
     - A tensor without dimensions on the CPU: PyTorch treats it as a number in operations with CUDA tensors.
+    - A tensor without elements, such as the one to which ``torch.utils.checkpoint`` ties its node.
     - ``torch.tensor(data, device="cuda")`` fills a CPU tensor, whose only use must be the copy to CUDA.
     """
 
@@ -41,7 +42,8 @@ class OnlyCuda(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.device.type != "cuda" and t.dim()]
+        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        made = [t for t in tensors if t.device.type != "cuda" and t.dim() and t.numel()]
         if not made:
             if func is torch.ops.aten._to_copy.default:
                 self.filled = [t for t in self.filled if t is not args[0]]

@@ -41,6 +41,7 @@ CASES = [(name, q) for name in COMPUTED for q in dict.fromkeys(map(quantity_of, 
 
 # Largest difference, relative to the largest value of a sample. Golden values have 13 digits.
 DETECTOR = 1e-12
+FLOAT32 = {"losses", "total"}  # targets, and binary cross entropy: their last bit depends on the processor
 SEGMENTOR = 1e-10  # the denominator of mmseg's losses, 40,960 pixels, is 1.19e-7 too large
 
 EPS = torch.finfo(torch.float32).eps  # mmdet 3.3 and mmseg 1.2 add it to the denominators of losses
@@ -104,7 +105,7 @@ def measured(name: str) -> Measured:
 
 @pytest.mark.parametrize(("name", "quantity"), CASES)
 def test_golden_value(name, quantity):
-    allowed = SEGMENTOR if name in SEGMENTORS else DETECTOR
+    allowed = SEGMENTOR if name in SEGMENTORS else 1e-8 if quantity in FLOAT32 else DETECTOR
     found = differences(GOLDEN[name], measured(name).values)[quantity]
     assert found.size <= (0 if quantity in COUNTS else allowed), found.place
 

@@ -25,6 +25,9 @@ from convnext_dense.support.system import free_memory, used_memory
 LOADER_SECONDS = 20.0
 CLEAR = 128 * 2**20  # bytes of a step; other memory use of the process is small beside it
 MOST = 16  # images of a batch that is tried only for the line of memory
+MOST_CONFIRMED = (
+    512  # images of a batch that is tried to see whether it fits; thousands of small ones take minutes
+)
 
 
 # ----------------------------------------------------------------------------------------------- steps
@@ -166,7 +169,9 @@ def confirmed(images: int, known: int, fits: Callable[[int], bool]) -> int:
 def largest_fitting(
     model: nn.Module, optim_wrapper: OptimWrapper, samples: Samples, measured: Measured
 ) -> tuple[int, bool] | None:
-    """Images of the largest batch that fits, and whether it was tried: on one GPU it is, on a CPU never.
+    """Images of the largest batch that fits, and whether it was tried.
+
+    On a CPU it never is, since a batch that does not fit ends the process; on one GPU up to `MOST_CONFIRMED`.
 
     ``None`` where nothing is known about memory.
     """
@@ -175,7 +180,7 @@ def largest_fitting(
         return None
     images = largest_batch(line, measured.free)
     device = next(model.parameters()).device
-    if device.type != "cuda" or dist.is_distributed():
+    if device.type != "cuda" or dist.is_distributed() or images > MOST_CONFIRMED:
         return images, False
 
     def fits(images: int) -> bool:

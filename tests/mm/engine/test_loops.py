@@ -8,6 +8,7 @@ import signal
 import pytest
 import small_runs
 import torch
+from mmengine.device import utils as mmengine_device
 from mmengine.hooks import Hook
 from mmseg.evaluation import IoUMetric
 from small_runs import SEGMENTOR
@@ -22,6 +23,14 @@ from convnext_dense.mm.engine.signals import Interrupted
 
 SMALL = {**small_runs.SMALL, "default_hooks.checkpoint.interval": 100}
 EPOCHS = dict(_delete_=True, by_epoch=True, max_epochs=3, val_interval=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu():
+    """Equal runs have equal bits here; a GPU sums the gradients of a resized map in any order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine_device, "DEVICE", "cpu")
+        yield
 
 
 @pytest.fixture(scope="module")
