@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CUDA_BUILD = pytest.mark.skipif(
-    torch.version.cuda is None or Version(torch.__version__) < Version("2.7"),
+    torch.version.cuda is None or Version(torch.__version__) < Version("2.7") or torch.cuda.is_available(),
     reason="a CPU build of torch, which aborts when CUDA is recorded for autograd, or torch 2.6, which asks "
-    "for the card; pip's newer wheels have fake CUDA",
+    "for the card; pip's newer wheels have fake CUDA. Where there is a card, test_gpu.py runs on it: "
+    "a process that begins with fake tensors there can die",
 )
 HALF = (torch.float16, torch.bfloat16)
 
