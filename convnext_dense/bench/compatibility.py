@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,7 +23,9 @@ SWAPS = (
     "mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py",
     "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
 )
-CODE = ("convnext_dense", "configs", "tests", "tools", "setup.py")  # a change of any makes a verdict old
+# A change makes verdicts old, except of test modules, which have sums of their own, and of MATRIX.
+CODE = ("convnext_dense", "configs", "tests", "tools", "setup.py")
+MATRIX = ("convnext_dense/bench/compatibility.py", "tools/dev/matrix.py")  # the checks are part of the key
 
 _IMPORT = "import convnext_dense.mm, mmdet.models, mmseg.models"
 _BUILD = """
@@ -96,6 +98,11 @@ def checks_of(needs: Needs, data: Path, folder: Path) -> list[Check]:
         *(train_check(recipe, data, folder) for recipe in RECIPES),
         Check("tests", (*_PYTEST, *stack_tests())),
     ]
+
+
+def tests_again(files: Sequence[str]) -> Check:
+    """The test modules that changed since a row was measured."""
+    return Check("tests again", (*_PYTEST, *files))
 
 
 def core_tests() -> tuple[str, ...]:
@@ -171,30 +178,63 @@ def versions_of(python: Path) -> str:
 
 
 def code_key(checkout: Path, parts: Iterable[str] = CODE) -> str:
-    """Digest of the sources that decide the verdicts."""
-    digest = hashlib.sha256()
+    """Digest of the checks and of the sources that decide the verdicts; test modules are in `test_sums`."""
+    checks = [checks_of(needs, Path("data"), Path("folder")) for needs in ("core", "stack")]
+    digest = hashlib.sha256(repr(checks).encode())
     for part in parts:
         root = checkout / part
         for path in sorted([root] if root.is_file() else root.rglob("*.py")):
-            digest.update(f"{path.relative_to(checkout)}\0".encode() + path.read_bytes())
+            name = path.relative_to(checkout).as_posix()
+            if name not in MATRIX and not path.name.startswith("test_"):
+                digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def test_sums(checkout: Path, needs: Needs) -> dict[str, str]:
+    """Test modules of a row -> digests of their sources."""
+    folders = core_tests() if needs == "core" else stack_tests()
+    paths = sorted(path for folder in folders for path in (checkout / folder).rglob("test_*.py"))
+    sums = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:10] for path in paths}
+    return {path.relative_to(checkout).as_posix(): digest for path, digest in sums.items()}
+
+
+def changed_tests(record: Mapping | None, key: str, sums: Mapping[str, str]) -> list[str] | None:
+    """Test modules that are other or new since a row was measured; ``None`` if all of its checks are due."""
+    if record is None or record["code"] != key:
+        return None
+    return [path for path, digest in sums.items() if record["tests"].get(path) != digest]
 
 
 # ------------------------------------------------------------------------------------------- the page
 
 
-def record_of(row: str, key: str, date: str, versions: Mapping, verdicts: Sequence[Verdict]) -> dict:
+def record_of(
+    row: str,
+    key: str,
+    sums: Mapping[str, str],
+    date: str,
+    versions: Mapping,
+    verdicts: Sequence[Verdict],
+) -> dict:
     """The results of a row as plain values, ready for JSON."""
-    return dict(row=row, code=key, date=date, versions=dict(versions), checks=[asdict(v) for v in verdicts])
+    checks = [asdict(verdict) for verdict in verdicts]
+    return dict(row=row, code=key, tests=dict(sums), date=date, versions=dict(versions), checks=checks)
 
 
-def page(records: Mapping[str, Mapping], descriptions: Mapping[str, str], key: str) -> str:
+def updated(record: Mapping, sums: Mapping[str, str], date: str, again: Verdict) -> dict:
+    """A record after its changed test modules ran again: they stay due if one failed."""
+    checks = [check for check in record["checks"] if check["check"] != again.check]
+    tests = dict(sums) if again.passed else record["tests"]
+    return {**record, "tests": tests, "date": date, "checks": [*checks, asdict(again)]}
+
+
+def page(records: Mapping[str, Mapping], descriptions: Mapping[str, str], current: Container[str]) -> str:
     """``docs/compatibility.md``.
 
     Args:
         records: row -> record, see `record_of`.
         descriptions: row -> what it installs, in the order of the page; rows without a record are shown.
-        key: `code_key` of the checkout; records of other code are marked.
+        current: rows whose record is of the present code; others are marked.
     """
     head = ("environment", "verdict", "what ran", "date")
     rows = [head]
@@ -205,7 +245,7 @@ def page(records: Mapping[str, Mapping], descriptions: Mapping[str, str], key: s
             continue
         failed = [check for check in record["checks"] if not check["passed"]]
         verdict = "works" if not failed else f"{len(failed)} of {len(record['checks'])} checks fail"
-        date = record["date"] + ("" if record["code"] == key else " (on older code)")
+        date = record["date"] + ("" if name in current else " (on older code)")
         rows.append((f"**{name}**: {text}", verdict, tests_of(record), date))
     parts = [_HEAD, markdown(rows)]
     for name in descriptions:
@@ -225,8 +265,9 @@ environment and goes on in another.
 
 def tests_of(record: Mapping) -> str:
     """The last line of the tests, and the number of the other checks."""
-    tests = next((check["detail"] for check in record["checks"] if check["check"] == "tests"), "none")
-    return f"{len(record['checks']) - 1} checks; tests: {tests.strip('= ')}"
+    said = [check["detail"] for check in record["checks"] if check["check"].startswith("tests")]
+    others = len(record["checks"]) - len(said)
+    return f"{others} checks; tests: {'; changed ones again: '.join(text.strip('= ') for text in said)}"
 
 
 def section(name: str, record: Mapping) -> str:

@@ -1,10 +1,11 @@
 """Build the environments of the matrix, try this package in each, and write the page: `make matrix`.
 
-    python tools/dev/matrix.py                     # all rows; those with a verdict on this code are left out
+    python tools/dev/matrix.py                     # all rows: what has no verdict on this code
     python tools/dev/matrix.py onedl oldest --force
     python tools/dev/matrix.py core --no-docs      # exit status 1 if a check fails; the page stays as it is
 
-Logs of all checks stay in --out. A row is recorded when all its checks have run.
+Logs of all checks stay in --out. A row is recorded when all its checks have run. Where only test modules
+changed since, they run alone.
 """
 
 import argparse
@@ -26,6 +27,11 @@ from convnext_dense.support.files import write_json, write_text
 
 RECORD, PAGE = ROOT / "docs" / "compatibility.json", ROOT / "docs" / "compatibility.md"
 BASE = "official"  # training begun here goes on in each other row, and the other way round
+
+
+def needs(row: str) -> checks.Needs:
+    """What the environment of a row has."""
+    return "core" if row == "core" else "stack"
 
 
 class Matrix:
@@ -51,9 +57,13 @@ class Matrix:
         log = self.folder(row) / "logs" / f"{check.name.replace(' ', '_').replace('/', '_')}.log"
         return checks.run_check(check, self.python(row), ROOT, log)
 
+    def sums(self, row: str) -> dict[str, str]:
+        """The test modules of ``row`` as they are now."""
+        return checks.test_sums(ROOT, needs(row))
+
     def verdicts(self, row: str) -> Iterator[Verdict]:
         """Run all checks of ``row``, then resume in it what the base began, and in the base what it began."""
-        for check in checks.checks_of("core" if row == "core" else "stack", self.data, self.folder(row)):
+        for check in checks.checks_of(needs(row), self.data, self.folder(row)):
             yield self.run(row, check)
         if row in (BASE, "core"):
             return
@@ -81,13 +91,34 @@ def measure(matrix: Matrix, row: str) -> dict:
         InstallationError: the environment cannot be made.
     """
     print(f"== {row}: environment {matrix.python(row).parents[1]}", flush=True)
-    verdicts = []
+    sums, verdicts = matrix.sums(row), []
     for verdict in matrix.verdicts(row):
-        mark = "ok  " if verdict.passed else "FAIL"
-        print(f"{mark} {verdict.check:<32} {verdict.seconds:6.0f} s  {verdict.detail[:120]}", flush=True)
+        show(verdict)
         verdicts.append(verdict)
     versions = json.loads(checks.versions_of(matrix.python(row)))
-    return checks.record_of(row, matrix.key, date.today().isoformat(), versions, verdicts)
+    return checks.record_of(row, matrix.key, sums, date.today().isoformat(), versions, verdicts)
+
+
+def measure_again(matrix: Matrix, record: dict, files: list[str]) -> dict:
+    """Run the test modules that changed since ``record``, and return the new record."""
+    row = record["row"]
+    print(f"== {row}: {len(files)} changed test modules", flush=True)
+    sums, verdict = matrix.sums(row), matrix.run(row, checks.tests_again(files))
+    show(verdict)
+    return checks.updated(record, sums, date.today().isoformat(), verdict)
+
+
+def show(verdict: Verdict) -> None:
+    mark = "ok  " if verdict.passed else "FAIL"
+    print(f"{mark} {verdict.check:<32} {verdict.seconds:6.0f} s  {verdict.detail[:120]}", flush=True)
+
+
+def page_of(matrix: Matrix, records: dict) -> str:
+    """The page as text."""
+    current = [
+        row for row in ROWS if checks.changed_tests(records.get(row), matrix.key, matrix.sums(row)) == []
+    ]
+    return checks.page(records, {name: ROWS[name].text for name in ROWS}, current)
 
 
 def main() -> int:
@@ -107,11 +138,12 @@ def main() -> int:
     records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     failed, start = [], time.monotonic()
     for row in args.rows or ROWS:
-        if not args.force and records.get(row, {}).get("code") == matrix.key:
+        changed = None if args.force else checks.changed_tests(records.get(row), matrix.key, matrix.sums(row))
+        if changed == []:
             print(f"== {row}: has a verdict on this code (--force tries again)")
             continue
         try:
-            record = measure(matrix, row)
+            record = measure_again(matrix, records[row], changed) if changed else measure(matrix, row)
         except InstallationError as error:
             print(f"FAIL {row}: {error}", flush=True)
             failed.append(row)
@@ -119,9 +151,8 @@ def main() -> int:
         records[row] = record
         failed += [row] if any(not check["passed"] for check in record["checks"]) else []
         if not args.no_docs:
-            described = {name: ROWS[name].text for name in ROWS}
             write_json(RECORD, records)
-            write_text(PAGE, checks.page(records, described, matrix.key))
+            write_text(PAGE, page_of(matrix, records))
     print(
         f"{time.monotonic() - start:.0f} s; "
         + (f"failed: {', '.join(failed)}" if failed else "all rows work")

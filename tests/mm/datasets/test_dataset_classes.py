@@ -34,6 +34,7 @@ NO_SEGMENTATION = {
     "LEVIRCDDataset": "two images per sample (change detection), which only change detectors read",
     "DSDLSegDataset": "needs the package dsdl; refused in one line, see below",
     "NYUDataset": "depths; refused in one line, see below",
+    "OneDLDataset": "beside the fork's mmpretrain: reads from a service, by the package onedl",
 }
 SPECTRA = "HSIDrive20Dataset"  # in the OneDL fork alone
 WRAPPERS = {"ConcatDataset", "MultiImageMixDataset", "RepeatDataset", "ClassBalancedDataset"}
