@@ -198,8 +198,13 @@ def test_sums(checkout: Path, needs: Needs) -> dict[str, str]:
     return {path.relative_to(checkout).as_posix(): digest for path, digest in sums.items()}
 
 
+def failed_checks(record: Mapping) -> list[Mapping]:
+    """The checks of a row that failed."""
+    return [check for check in record["checks"] if not check["passed"]]
+
+
 def changed_tests(record: Mapping | None, key: str, sums: Mapping[str, str]) -> list[str] | None:
-    """Test modules that are other or new since a row was measured; ``None`` if all of its checks are due."""
+    """Test modules that are other or new since a row was measured; ``None`` if other code is, too."""
     if record is None or record["code"] != key:
         return None
     return [path for path, digest in sums.items() if record["tests"].get(path) != digest]
@@ -222,10 +227,9 @@ def record_of(
 
 
 def updated(record: Mapping, sums: Mapping[str, str], date: str, again: Verdict) -> dict:
-    """A record after its changed test modules ran again: they stay due if one failed."""
+    """A record in which nothing failed, after its changed test modules ran again."""
     checks = [check for check in record["checks"] if check["check"] != again.check]
-    tests = dict(sums) if again.passed else record["tests"]
-    return {**record, "tests": tests, "date": date, "checks": [*checks, asdict(again)]}
+    return {**record, "tests": dict(sums), "date": date, "checks": [*checks, asdict(again)]}
 
 
 def page(records: Mapping[str, Mapping], descriptions: Mapping[str, str], current: Container[str]) -> str:
@@ -243,7 +247,7 @@ def page(records: Mapping[str, Mapping], descriptions: Mapping[str, str], curren
         if record is None:
             rows.append((f"**{name}**: {text}", "not measured", "", ""))
             continue
-        failed = [check for check in record["checks"] if not check["passed"]]
+        failed = failed_checks(record)
         verdict = "works" if not failed else f"{len(failed)} of {len(record['checks'])} checks fail"
         date = record["date"] + ("" if name in current else " (on older code)")
         rows.append((f"**{name}**: {text}", verdict, tests_of(record), date))
@@ -274,9 +278,6 @@ def section(name: str, record: Mapping) -> str:
     """Versions of a row, and its checks that failed with the reason."""
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     lines = [f"## {name}", "", f"{versions}. Code {record['code']}.", ""]
-    lines += [
-        f"- **{check['check']}** fails: {check['detail']}"
-        for check in record["checks"]
-        if not check["passed"]
-    ] or ["All checks pass."]
+    failed = [f"- **{check['check']}** fails: {check['detail']}" for check in failed_checks(record)]
+    lines += failed or ["All checks pass."]
     return "\n".join(lines) + "\n"

@@ -228,18 +228,9 @@ def test_training_learns_in_every_precision(recipe, precision, tmp_path):
     flags = {"float32": ["--no-amp"], "compiled": ["--no-amp", "--compile"]}.get(precision, ["--amp"])
     if precision in ("bfloat16", "float16"):
         settings.append(f"optim_wrapper.dtype={precision}")
-    command = [
-        sys.executable,
-        "-m",
-        "convnext_dense",
-        "train",
-        recipe,
-        "--data-root",
-        str(part),
-        "--seed",
-        "0",
-    ]
-    command += ["--work-dir", str(tmp_path / "run"), "--device", GPU, *flags, "--cfg-options", *settings]
+    paths = ["--data-root", str(part), "--work-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "convnext_dense", "train", recipe, *paths, "--seed", "0"]
+    command += ["--device", GPU, *flags, "--cfg-options", *settings]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

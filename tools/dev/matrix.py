@@ -5,7 +5,7 @@
     python tools/dev/matrix.py core --no-docs      # exit status 1 if a check fails; the page stays as it is
 
 Logs of all checks stay in --out. A row is recorded when all its checks have run. Where only test modules
-changed since, they run alone.
+changed since, they run alone; a row with a failed check is tried whole again.
 """
 
 import argparse
@@ -138,7 +138,9 @@ def main() -> int:
     records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     failed, start = [], time.monotonic()
     for row in args.rows or ROWS:
-        changed = None if args.force else checks.changed_tests(records.get(row), matrix.key, matrix.sums(row))
+        changed = checks.changed_tests(records.get(row), matrix.key, matrix.sums(row))
+        if args.force or (row in records and checks.failed_checks(records[row])):
+            changed = None
         if changed == []:
             print(f"== {row}: has a verdict on this code (--force tries again)")
             continue
@@ -149,7 +151,7 @@ def main() -> int:
             failed.append(row)
             continue
         records[row] = record
-        failed += [row] if any(not check["passed"] for check in record["checks"]) else []
+        failed += [row] if checks.failed_checks(record) else []
         if not args.no_docs:
             write_json(RECORD, records)
             write_text(PAGE, page_of(matrix, records))

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,7 +39,13 @@ from convnext_dense.mm.preflight.shape import (
     pad,
     run_sizes,
 )
-from convnext_dense.mm.preflight.steps import confirmed, measure_steps, timed_peak
+from convnext_dense.mm.preflight.steps import (
+    Measured,
+    confirmed,
+    largest_fitting,
+    measure_steps,
+    timed_peak,
+)
 from convnext_dense.models.convnext import ConvNeXt
 from convnext_dense.reports.preflight import Report, memory_line
 
@@ -502,6 +509,20 @@ def test_a_prediction_is_tried(predicted, known, really, found):
 
     assert confirmed(predicted, known, fits) == found
     assert tried == sorted(tried, reverse=True)
+
+
+@pytest.mark.parametrize(("gib", "tried"), [(0.25, True), (80, False)])
+def test_thousands_of_small_images_are_not_tried_on_a_gpu(gib, tried):
+    """A stand-in for a card: which batches would be tried."""
+    batches = []
+    model = SimpleNamespace(
+        parameters=lambda: iter([SimpleNamespace(device=torch.device("cuda"))]),
+        train_step=lambda batch, optim_wrapper: batches.append(batch),
+    )
+    measured = Measured(1.0, {1: 2**20, 2: 2**21}, 0, int(gib * 2**30), 0.0)
+    images, was_tried = largest_fitting(model, None, SimpleNamespace(batch=lambda n: n), measured)
+    assert images == int(gib * 1024 * steps.USABLE) and was_tried == tried
+    assert batches == ([images] if tried else [])
 
 
 # ---- arithmetic of configs
